@@ -1,0 +1,54 @@
+"""Stream IPFS media inside Jupyter: `import ipfs_stream_nb as ipfs; client = ipfs.connect()`.
+
+The public names are imported when they are first used, so that the import itself stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipfs_stream_nb.clients.connect import connect, connect_async
+    from ipfs_stream_nb.clients.content import AsyncClient, Client
+    from ipfs_stream_nb.content.cid import CID
+    from ipfs_stream_nb.content.embedded import EmbeddedNode
+    from ipfs_stream_nb.content.stream import IPFSContentStream
+    from ipfs_stream_nb.errors import IPFSStreamError
+
+_HOMES = {
+    "AsyncClient": "clients.content",
+    "CID": "content.cid",
+    "Client": "clients.content",
+    "EmbeddedNode": "content.embedded",
+    "IPFSContentStream": "content.stream",
+    "IPFSStreamError": "errors",
+    "connect": "clients.connect",
+    "connect_async": "clients.connect",
+}
+
+__all__ = [
+    "CID",
+    "AsyncClient",
+    "Client",
+    "EmbeddedNode",
+    "IPFSContentStream",
+    "IPFSStreamError",
+    "connect",
+    "connect_async",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version("ipfs_stream_nb")
+    if name == "samples":
+        return import_module("ipfs_stream_nb.samples")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"ipfs_stream_nb.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__", "samples"])

@@ -1,0 +1,1 @@
+"""Bytes by CID: formats, the block store, nodes, streams and files."""

@@ -1,0 +1,234 @@
+"""The node interface: the guide's `ipfs_api`, and the shapes that it deals in.
+
+Everything above (gateway, streams, clients, media) talks to a `Node` and knows not which one it is. A `path`
+is always `<cid>[/name…]` as text (an `/ipfs/` before it is accepted) or a `CID`. Sizes and offsets are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from ipfs_stream_nb.content.cid import CID, BytesLike
+
+Path = str | CID
+Kind = Literal["file", "directory", "symlink"]
+DagScope = Literal["block", "entity", "all"]
+ByteProgress = Callable[[int], None]
+"""Called with the number of further bytes that are done, from the event loop's thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What a path leads to. `size` is the file's length, the symlink target's length, or 0 for a directory."""
+
+    cid: CID
+    kind: Kind
+    size: int
+    mime_type: str = "application/octet-stream"
+    name: str = ""
+    """The last name of the path; empty for a bare CID."""
+    target: str | None = None
+    """Where a symlink points."""
+    roots: tuple[CID, ...] = ()
+    """The CID of each path segment, root first: X-Ipfs-Roots."""
+    mode: int | None = None
+    mtime: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a directory; `size` is the entry's Tsize (blocks included) as its link states it."""
+
+    name: str
+    cid: CID
+    size: int
+    kind: Kind | None = None
+    """None where it was not looked up (it costs a block per entry)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """The result of an add: `size` is the content's own bytes, `dag_size` all blocks together."""
+
+    cid: CID
+    size: int
+    dag_size: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A root that garbage collection keeps, with everything below it."""
+
+    cid: CID
+    name: str = ""
+    recursive: bool = True
+    created: float = 0.0
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinProgress:
+    """How far a pin is: blocks and bytes seen so far, of a total that is true once the tree is walked."""
+
+    blocks: int
+    bytes: int
+    total_blocks: int | None
+    total_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GCResult:
+    """What a garbage collection took away."""
+
+    blocks: int
+    bytes: int
+    kept_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepoStat:
+    """The local store: `size` is the bytes of its blocks, `disk_size` what its file takes on disk."""
+
+    path: str
+    store_id: str
+    blocks: int
+    size: int
+    disk_size: int
+    quota: int | None
+    disk_free: int
+
+
+@dataclass(frozen=True, slots=True)
+class CarInfo:
+    """What an imported CAR held."""
+
+    roots: tuple[CID, ...]
+    blocks: int
+    bytes: int
+    missing: tuple[CID, ...] = field(default=())
+    """Roots that the CAR names but did not carry."""
+
+
+class FileWriter(Protocol):
+    """A file on its way in. `write` any frame sizes; the CID depends on the bytes and the profile alone."""
+
+    bytes_written: int
+
+    async def write(self, data: BytesLike) -> None:
+        """Take the next bytes; returns when there is room for more. Raises QuotaExceededError."""
+
+    async def finish(self, *, pin: bool = True, name: str = "") -> Added:
+        """Commit what is left and give the CID: it survives a kill -9 from here on."""
+
+    async def abort(self) -> None:
+        """Forget the file; what was written of it is left to garbage collection. Idempotent."""
+
+
+class Node(Protocol):
+    """Content by CID. Errors are those of `ipfs_stream_nb.errors`; iterators must be closed when left early."""
+
+    kind: str
+    """"embedded", "remote", and later "kubo"."""
+
+    async def stat(self, path: Path) -> Stat:
+        """Resolve a path and say what is there (directory entries and symlinks are followed up to the last
+        name; a symlink as the last name is reported, not followed)."""
+
+    async def get_metadata(self, path: Path) -> dict[str, Any]:
+        """The guide's metadata: cid, path, size, mime_type, content_type, content_length, filename, kind."""
+
+    def cat(self, path: Path, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """A file's bytes from `offset`, at most `length`, in pieces of up to 1 MiB, each verified."""
+
+    def cat_range(self, path: Path, start: int, length: int) -> AsyncIterator[bytes]:
+        """The guide's name for `cat` with an offset and a length (item 40)."""
+
+    async def read(self, path: Path, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset` in one piece, fewer at the end of the file."""
+
+    def ls(self, path: Path, *, kinds: bool = False) -> AsyncIterator[Entry]:
+        """A directory's entries, sorted by name in a plain directory; `kinds` looks each one up."""
+
+    def writer(self, *, profile: str | None = None) -> FileWriter:
+        """Begin a file."""
+
+    async def add(
+        self,
+        source: AsyncIterable[BytesLike],
+        *,
+        profile: str | None = None,
+        pin: bool = True,
+        name: str = "",
+        progress: ByteProgress | None = None,
+    ) -> Added:
+        """Add a file from a stream of bytes."""
+
+    async def add_path(
+        self,
+        path: str,
+        *,
+        profile: str | None = None,
+        pin: bool = True,
+        name: str = "",
+        hidden: bool = False,
+        progress: ByteProgress | None = None,
+    ) -> Added:
+        """Add a local file or a whole directory tree (symlinks stay symlinks), by the fastest way there is."""
+
+    async def add_directory(
+        self, entries: dict[str, CID], *, profile: str | None = None, pin: bool = True, name: str = ""
+    ) -> Added:
+        """Make a directory of things that this node holds; names with `/` make sub-directories."""
+
+    async def block_get(self, cid: CID) -> bytes:
+        """One verified block."""
+
+    async def block_has(self, cid: CID) -> bool:
+        """Whether the block can be had without a network."""
+
+    async def block_put(self, data: BytesLike, *, codec: int, version: int = 1) -> CID:
+        """Store one block under its sha2-256 CID (unpinned)."""
+
+    async def pin(
+        self, cid: CID, *, name: str = "", progress: Callable[[PinProgress], None] | None = None
+    ) -> Pin:
+        """Keep a root and everything below it; the whole tree must be here. Raises RetrievalError naming the
+        first missing block."""
+
+    async def unpin(self, cid: CID) -> None:
+        """Let garbage collection have it. Raises NotFoundError where there is no such pin."""
+
+    async def pins(self) -> list[Pin]:
+        """All pins, oldest first."""
+
+    async def remove(self, path: Path) -> GCResult:
+        """Unpin a root and take away its blocks that nothing else needs."""
+
+    async def gc(self) -> GCResult:
+        """Take away every block that no pin and no running transfer needs."""
+
+    async def repo_stat(self) -> RepoStat:
+        """The size and place of the local store."""
+
+    async def import_car(
+        self, source: AsyncIterable[BytesLike], *, pin: bool = True, progress: ByteProgress | None = None
+    ) -> CarInfo:
+        """Store a CAR's blocks (v1 or v2), every one verified, and pin its roots."""
+
+    def export_car(
+        self, path: Path, *, scope: DagScope = "all", entity_bytes: tuple[int, int | None] | None = None
+    ) -> AsyncIterator[bytes]:
+        """A CARv1 of a path, depth first: the blocks on the way to it, then what `scope` asks for
+        (trustless gateway specification: `dag-scope`, `entity-bytes`)."""
+
+    async def swarm_peers(self) -> list[dict[str, Any]]:
+        """Connected peers: none for an embedded node."""
+
+    async def ping(self, peer: str) -> float:
+        """Seconds to a peer and back. Raises NotFoundError for an embedded node, which has no peers."""
+
+    async def close(self) -> None:
+        """Release everything. Idempotent."""

@@ -1,0 +1,1 @@
+"""Frames, samples and facts out of media files, decoded behind one hardened door."""

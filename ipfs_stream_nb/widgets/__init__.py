@@ -1,0 +1,1 @@
+"""Notebook widgets, each a Python class with one ES module in `static/`."""

@@ -22,7 +22,12 @@ The text of each is made for the user: it names what was wrong and what would be
 
 from __future__ import annotations
 
+import sysconfig
 import time
+import traceback
+from functools import cache
+from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar
 
 
@@ -35,6 +40,43 @@ class IPFSStreamError(Exception):
     def to_json(self) -> dict[str, Any]:
         """The error message of the wire protocol, with `timestamp` in seconds since the epoch."""
         return error_json(self.code, str(self))
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: a notebook shows what was wrong and the user's own line, and no stack of ours."""
+        lines = [f"{type(self).__name__}: {self}"]
+        if line := _line_of_user(self.__traceback__):
+            lines.append(line)
+        return lines
+
+
+def _line_of_user(trace: TracebackType | None) -> str:
+    """The last line on the way to our code that is neither ours nor an installed package's."""
+    found = ""
+    for frame in traceback.extract_tb(trace):
+        path = Path(frame.filename)
+        if path.is_relative_to(Path(__file__).parent):
+            break
+        if frame.line and not any(path.is_relative_to(home) for home in _homes_of_packages()):
+            found = f"    line {frame.lineno}: {frame.line}"
+    return found
+
+
+@cache
+def _homes_of_packages() -> list[str]:
+    paths = sysconfig.get_paths()
+    return [paths[name] for name in ("stdlib", "purelib", "platlib")]
+
+
+def error_from_json(body: dict[str, Any]) -> IPFSStreamError:
+    """The error that `to_json` was made from; the base class where the code is not known here."""
+    kinds: dict[str, type[IPFSStreamError]] = {"internal": IPFSStreamError}
+    todo: list[type[IPFSStreamError]] = [IPFSStreamError]
+    while todo:
+        for kind in todo.pop().__subclasses__():
+            todo.append(kind)
+            if "code" in vars(kind):
+                kinds[kind.code] = kind
+    return kinds.get(str(body.get("code")), IPFSStreamError)(str(body.get("error") or "no reason was given"))
 
 
 def error_json(code: str, text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ipfs_stream_nb.content.cid import CID, BytesLike
+from ipfs_stream_nb.display import facts_html, size_text, time_text
 
 Path = str | CID
 Kind = Literal["file", "directory", "symlink"]
@@ -36,6 +37,17 @@ class Stat:
     mode: int | None = None
     mtime: float | None = None
 
+    def _repr_html_(self) -> str:
+        facts = [
+            ("CID", self.cid),
+            ("kind", self.kind),
+            ("size", None if self.kind == "directory" else size_text(self.size)),
+            ("type", self.mime_type if self.kind == "file" else None),
+            ("points to", self.target),
+            ("modified", time_text(self.mtime or 0)),
+        ]
+        return facts_html(self.name or str(self.cid), facts)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -50,12 +62,18 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """The result of an add: `size` is the content's own bytes, `dag_size` all blocks together."""
+    """The result of an add: `size` is the content's own bytes, `dag_size` all blocks together. `str()` is the CID."""
 
     cid: CID
     size: int
     dag_size: int
     name: str = ""
+
+    def __str__(self) -> str:
+        return str(self.cid)
+
+    def _repr_html_(self) -> str:
+        return facts_html(self.name or "added", [("CID", self.cid), ("size", size_text(self.size))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +105,12 @@ class GCResult:
     bytes: int
     kept_blocks: int
 
+    def _repr_html_(self) -> str:
+        freed = f"{self.blocks} blocks, {size_text(self.bytes)}"
+        return facts_html(
+            "garbage collected", [("taken away", freed), ("kept", f"{self.kept_blocks} blocks")]
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RepoStat:
@@ -99,6 +123,17 @@ class RepoStat:
     disk_size: int
     quota: int | None
     disk_free: int
+
+    def _repr_html_(self) -> str:
+        facts = [
+            ("path", self.path),
+            ("blocks", self.blocks),
+            ("size", size_text(self.size)),
+            ("on disk", size_text(self.disk_size)),
+            ("quota", None if self.quota is None else size_text(self.quota)),
+            ("free on the disk", size_text(self.disk_free)),
+        ]
+        return facts_html("block store", facts)
 
 
 @dataclass(frozen=True, slots=True)

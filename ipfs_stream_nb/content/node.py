@@ -6,7 +6,7 @@ is always `<cid>[/name…]` as text (an `/ipfs/` before it is accepted) or a `CI
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -162,6 +162,19 @@ class FileWriter(Protocol):
         """Forget the file; what was written of it is left to garbage collection. Idempotent."""
 
 
+class TreeWriter(Protocol):
+    """A directory tree on its way in, as one transfer: nothing of it is lost to garbage collection meanwhile."""
+
+    async def add_file(self, name: str, source: AsyncIterable[BytesLike]) -> Added:
+        """Read one file; `name` is its path in the tree, with `/`. Raises BadRequestError for a bad name."""
+
+    async def finish(self, *, pin: bool = True, name: str = "") -> Added:
+        """Build the directories and commit: the tree survives a kill -9 from here on."""
+
+    async def abort(self) -> None:
+        """Forget the tree. Idempotent."""
+
+
 class Node(Protocol):
     """Content by CID. Errors are those of `ipfs_stream_nb.errors`; iterators must be closed when left early."""
 
@@ -175,20 +188,23 @@ class Node(Protocol):
     async def get_metadata(self, path: Path) -> dict[str, Any]:
         """The guide's metadata: cid, path, size, mime_type, content_type, content_length, filename, kind."""
 
-    def cat(self, path: Path, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    def cat(self, path: Path, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """A file's bytes from `offset`, at most `length`, in pieces of up to 1 MiB, each verified."""
 
-    def cat_range(self, path: Path, start: int, length: int) -> AsyncIterator[bytes]:
+    def cat_range(self, path: Path, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """The guide's name for `cat` with an offset and a length (item 40)."""
 
     async def read(self, path: Path, offset: int, length: int) -> bytes:
         """`length` bytes at `offset` in one piece, fewer at the end of the file."""
 
-    def ls(self, path: Path, *, kinds: bool = False) -> AsyncIterator[Entry]:
+    def ls(self, path: Path, *, kinds: bool = False) -> AsyncGenerator[Entry, None]:
         """A directory's entries, sorted by name in a plain directory; `kinds` looks each one up."""
 
     def writer(self, *, profile: str | None = None) -> FileWriter:
         """Begin a file."""
+
+    def tree_writer(self, *, profile: str | None = None) -> TreeWriter:
+        """Begin a directory tree."""
 
     async def add(
         self,
@@ -255,7 +271,7 @@ class Node(Protocol):
 
     def export_car(
         self, path: Path, *, scope: DagScope = "all", entity_bytes: tuple[int, int | None] | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """A CARv1 of a path, depth first: the blocks on the way to it, then what `scope` asks for
         (trustless gateway specification: `dag-scope`, `entity-bytes`)."""
 

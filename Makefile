@@ -1,0 +1,37 @@
+# `make lab` opens the quickstart notebook, `make test` runs everything; both set up what they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help lab test check unit notebooks browser bench clean
+
+help: ## list what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+lab: $(VENV)/lab ## set up and open the quickstart notebook in JupyterLab
+	@sh scripts/lab.sh $(BIN)
+
+test: $(VENV)/test browser check notebooks unit ## set up, browser included, and run all tests
+
+check: $(VENV)/test ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/test ## the test-suite, with what could not run listed at its end
+	PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+notebooks: $(VENV)/test ## the notebooks, cell by cell, without a Jupyter server
+	$(BIN)/python scripts/notebooks.py
+
+browser: $(VENV)/test ## find or install a browser for the tests
+	@sh scripts/browser.sh $(BIN)
+
+bench: $(VENV)/bench ## the benchmarks of the README, some minutes
+	$(BIN)/python -m tests.benchmarks
+
+$(VENV)/lab $(VENV)/test $(VENV)/bench: pyproject.toml
+	@sh scripts/venv.sh $(PYTHON) $(VENV) $(@F)
+
+clean: ## remove what was set up
+	rm -rf $(VENV) .cache test-artefacts

@@ -47,6 +47,7 @@ _HASHES: Final[dict[int, tuple[str, int, Callable[[BytesLike], bytes]]]] = {
     0xB220: ("blake2b-256", 32, lambda data: hashlib.blake2b(data, digest_size=32).digest()),
     0xB260: ("blake2s-256", 32, lambda data: hashlib.blake2s(data).digest()),
 }
+_USUAL: Final = {b"\x01\x55\x12\x20", b"\x01\x70\x12\x20"}  # CIDv1, raw or dag-pb, sha2-256, 32 bytes
 _REFUSED: Final = {0x11: "sha1", 0xD5: "md5", 0x1012: "truncated sha2-256", 0x22: "murmur3"}
 
 
@@ -176,6 +177,8 @@ def _parse_text(text: str) -> CID:
 
 
 def _from_bytes(raw: bytes) -> CID:
+    if len(raw) == 36 and raw[:4] in _USUAL:  # nearly every link of nearly every block
+        return CID(1, raw[1], SHA2_256, raw[4:])
     if len(raw) == 34 and raw[:2] == b"\x12\x20":
         return CID(0, DAG_PB, SHA2_256, raw[2:])
     version, at = read_varint(raw, 0)

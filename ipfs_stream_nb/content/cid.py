@@ -48,6 +48,7 @@ _HASHES: Final[dict[int, tuple[str, int, Callable[[BytesLike], bytes]]]] = {
     0xB260: ("blake2s-256", 32, lambda data: hashlib.blake2s(data).digest()),
 }
 _USUAL: Final = {b"\x01\x55\x12\x20", b"\x01\x70\x12\x20"}  # CIDv1, raw or dag-pb, sha2-256, 32 bytes
+_V0: Final = b"\x12\x20"
 _REFUSED: Final = {0x11: "sha1", 0xD5: "md5", 0x1012: "truncated sha2-256", 0x22: "murmur3"}
 
 
@@ -72,6 +73,13 @@ class CID:
         if isinstance(value, str):
             return _parse_text(value)
         return _from_bytes(bytes(value))
+
+    @classmethod
+    def read(cls, data: bytes) -> tuple[CID, int]:
+        """The binary CID that `data` begins with, and how many bytes it takes. Raises BadCIDError."""
+        if data[:2] == _V0 and len(data) >= 34:
+            return CID(0, DAG_PB, SHA2_256, data[2:34]), 34
+        return _read(data)
 
     @classmethod
     def of(cls, data: BytesLike, codec: int = RAW, version: int = 1) -> Self:
@@ -179,19 +187,28 @@ def _parse_text(text: str) -> CID:
 def _from_bytes(raw: bytes) -> CID:
     if len(raw) == 36 and raw[:4] in _USUAL:  # nearly every link of nearly every block
         return CID(1, raw[1], SHA2_256, raw[4:])
-    if len(raw) == 34 and raw[:2] == b"\x12\x20":
+    if len(raw) == 34 and raw[:2] == _V0:
         return CID(0, DAG_PB, SHA2_256, raw[2:])
+    cid, size = _read(raw)
+    if size != len(raw):
+        raise BadCIDError(
+            f"the digest is declared as {len(cid.digest)} bytes, and {len(raw) - size} more follow"
+        )
+    return cid
+
+
+def _read(raw: bytes) -> tuple[CID, int]:
     version, at = read_varint(raw, 0)
     if version != 1:
         raise BadCIDError(f"CID version {version} is not known; versions 0 and 1 are")
     codec, at = read_varint(raw, at)
     code, at = read_varint(raw, at)
     length, at = read_varint(raw, at)
-    digest = raw[at:]
+    digest = raw[at : at + length]
     if len(digest) != length:
         raise BadCIDError(f"the digest is declared as {length} bytes, and {len(digest)} follow")
     _check_hash(code, length)
-    return CID(1, codec, code, digest)
+    return CID(1, codec, code, digest), at + length
 
 
 def _check_hash(code: int, length: int) -> None:

@@ -39,7 +39,7 @@ def is_addressable(name: str) -> bool:
     from a hostile directory ("..", "a/b", bytes that are not UTF-8) never reaches a path, page or disk."""
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
         return False
-    return not any("\ud800" <= char <= "\udfff" for char in name)
+    return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def directory_entries(directory: UnixFSNode) -> list[PBLink]:

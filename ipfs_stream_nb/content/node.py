@@ -168,8 +168,15 @@ class TreeWriter(Protocol):
     async def add_file(self, name: str, source: AsyncIterable[BytesLike]) -> Added:
         """Read one file; `name` is its path in the tree, with `/`. Raises BadRequestError for a bad name."""
 
-    async def finish(self, *, pin: bool = True, name: str = "") -> Added:
-        """Build the directories and commit: the tree survives a kill -9 from here on."""
+    async def add_symlink(self, name: str, target: str) -> None:
+        """Enter a symbolic link."""
+
+    def add_directory(self, name: str) -> None:
+        """Make a directory where there is none yet: an empty one has no file that would."""
+
+    async def finish(self, *, pin: bool = True, name: str = "", wrap: bool = True) -> Added:
+        """Build the directories and commit: the tree survives a kill -9 from here on. Without `wrap`, a tree
+        of one file that is in no directory is that file."""
 
     async def abort(self) -> None:
         """Forget the tree. Idempotent."""

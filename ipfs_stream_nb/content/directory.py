@@ -69,7 +69,8 @@ def build_directory(
     if _links_bytes(by_name) > profile.sharding_threshold:  # then the block would be larger still
         return build_shards(by_name, profile)
     data = unixfs.encode(UnixFSNode(UnixFSType.DIRECTORY, links=tuple(by_name)))
-    if profile.directory_estimate == "block-bytes" and len(data) > profile.sharding_threshold:
+    too_large = profile.directory_estimate == "block-bytes" and len(data) > profile.sharding_threshold
+    if by_name and too_large:
         return build_shards(by_name, profile)
     block = Block(CID.of(data, DAG_PB, profile.cid_version), data)
     return block.cid, len(data) + sum(link.tsize for link in by_name), [block]

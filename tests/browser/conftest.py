@@ -1,0 +1,78 @@
+"""A real browser for the tests: Debian's chromium, or Playwright's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="Playwright is not installed (pip install playwright)"
+)
+sys.path.insert(0, str(Path(__file__).parent))
+
+BROWSER_VARIABLE = "IPFS_STREAM_NB_BROWSER"
+"""Names the browser to be tested with, before what is found by itself."""
+FLAGS = [
+    "--no-sandbox",  # the tests may run as root, where chromium's sandbox refuses
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=document-user-activation-required",  # what people's browsers do, and headless ones do not
+]
+ARTEFACTS = Path(__file__).parents[2] / "test-artefacts"
+
+
+def find_browser(own: str) -> str | None:
+    """The path of a browser: the variable's, Debian's, another on the PATH, or Playwright's `own`."""
+    if named := os.environ.get(BROWSER_VARIABLE):
+        return named
+    names = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    return found or (own if Path(own).exists() else None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[sync_api.Browser]:
+    """One browser process for all tests of a run."""
+    with sync_api.sync_playwright() as playwright:
+        path = find_browser(playwright.chromium.executable_path)
+        if path is None:
+            pytest.skip(f"no browser found (install chromium, or name one in {BROWSER_VARIABLE})")
+        process = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+        yield process
+        process.close()
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
+    """An empty page in a context of its own; an error that no code caught in it fails the test."""
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert not errors, errors
+
+
+@pytest.fixture
+def shoot(request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Save what a page or an element looks like under test-artefacts, named after the test."""
+
+    def save(target: sync_api.Page | sync_api.Locator, name: str) -> Path:
+        ARTEFACTS.mkdir(exist_ok=True)
+        test = re.sub(r"\W+", "-", request.node.name).strip("-")
+        path = ARTEFACTS / f"{test}--{name}.png"
+        target.screenshot(path=str(path))
+        return path
+
+    return save

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ipfs_stream_nb.clients.connect import connect, connect_async
-    from ipfs_stream_nb.clients.content import AsyncClient, Client
+    from ipfs_stream_nb.clients.content import AsyncClient
+    from ipfs_stream_nb.clients.sync import Client
     from ipfs_stream_nb.content.cid import CID
     from ipfs_stream_nb.content.embedded import EmbeddedNode
     from ipfs_stream_nb.content.stream import IPFSContentStream
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AsyncClient": "clients.content",
     "CID": "content.cid",
-    "Client": "clients.content",
+    "Client": "clients.sync",
     "EmbeddedNode": "content.embedded",
     "IPFSContentStream": "content.stream",
     "IPFSStreamError": "errors",

@@ -1,0 +1,153 @@
+"""`connect()`: to a server by URL, to the Jupyter server of this kernel, or to one embedded in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from ipfs_stream_nb.clients.content import AsyncClient
+from ipfs_stream_nb.clients.embedded import open_standalone
+from ipfs_stream_nb.clients.http import ServerHTTP
+from ipfs_stream_nb.clients.remote import RemoteNode
+from ipfs_stream_nb.clients.results import hinted
+from ipfs_stream_nb.clients.server import ServerInfo, servers_of_kernel
+from ipfs_stream_nb.clients.sync import Client, Session
+from ipfs_stream_nb.content.blocks import BlockStore
+from ipfs_stream_nb.content.embedded import EmbeddedNode, default_repo
+from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, RetrievalTimeoutError
+
+HEALTH_TIMEOUT: Final = 5.0
+"""Seconds that a server has to say that it is there; one that is busy starting its store takes one or two."""
+
+StrPath = str | os.PathLike[str]
+
+
+class _Sessions:
+    """The open connections of blocking clients in this process: the same arguments share one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[tuple[object, ...], Session] = {}
+        self._orphans: list[dict[tuple[object, ...], Session]] = []
+        atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def client(self, url: str | None, token: str | None, repo: Path | None) -> Client:
+        """A client on the shared connection, which is opened for the first one."""
+        # the place of the default repo belongs to the key: it can change with the environment
+        key = (url, token, repo, default_repo())
+        with self._lock:
+            session = self._open.get(key)
+            if session is None or not session.acquire():
+                again = partial(self.client, url, token, repo)
+                session = self._open[key] = Session(partial(open_client, url, token, repo, again))
+        return Client(session)
+
+    def close(self) -> None:
+        """End them all, at the interpreter's exit."""
+        with self._lock:
+            sessions = list(self._open.values())
+            self._open.clear()
+        for session in sessions:
+            session.close()
+
+    def _forget(self) -> None:
+        # a fork has copied the connections but none of their threads: kept so that nothing tries to close them
+        self._orphans.append(self._open)
+        self._open = {}
+        self._lock = threading.Lock()
+
+
+_sessions = _Sessions()
+
+
+@hinted
+def connect(url: str | None = None, token: str | None = None, *, repo: StrPath | None = None) -> Client:
+    """Connect to content by CID, with nothing to configure.
+
+    With `url` (and `token`): to that Jupyter server, or any other with the ipfs_stream_nb extension. Otherwise, in
+    a notebook, to the Jupyter server that started this kernel, where it has the extension. Otherwise to a server
+    embedded in this process, on loopback, over the store in the folder `repo` (default: see `default_repo`), which
+    other processes may share. Giving `repo` asks for the latter. The client's repr says which of them it was.
+
+    Called again with the same arguments it uses the same connection. Raises UnauthorizedError for a refused token,
+    RetrievalError where nothing answers at `url`, StoreError where the store cannot be used.
+    """
+    return _sessions.client(url, token, _checked(url, token, repo))
+
+
+@hinted
+async def connect_async(
+    url: str | None = None, token: str | None = None, *, repo: StrPath | None = None
+) -> AsyncClient:
+    """The same as `connect`, for code on an event loop: the client's methods are awaited."""
+    where = _checked(url, token, repo)
+    return await open_client(url, token, where, partial(_sessions.client, url, token, where))
+
+
+def _checked(url: str | None, token: str | None, repo: StrPath | None) -> Path | None:
+    if url is not None and not isinstance(url, str):
+        raise BadRequestError(f"the url is a text such as http://localhost:8888/, not a {type(url).__name__}")
+    if url is None and token is not None:
+        raise BadRequestError("a token goes with a url: connect(url, token=…)")
+    if repo is None:
+        return None
+    if url is not None:
+        raise BadRequestError("give a url or a repo: the server at a url has a store of its own")
+    return Path(repo).expanduser().absolute()
+
+
+async def open_client(
+    url: str | None, token: str | None, repo: Path | None, blocking: Callable[[], Client]
+) -> AsyncClient:
+    """Decide which server it is, and open the nearest way to its store."""
+    if url is not None:
+        return await _client_of(ServerInfo.at(url, token), blocking)
+    tried: list[str] = []
+    if repo is None:
+        for server in servers_of_kernel():
+            try:
+                return await _client_of(server, blocking)
+            except IPFSStreamError as error:
+                tried.append(f"{server.found}: {error}")
+    return await open_standalone(repo or default_repo(), blocking, tuple(tried))
+
+
+async def _client_of(server: ServerInfo, blocking: Callable[[], Client]) -> AsyncClient:
+    """A client of a server that answers, straight to its store where that is on this machine."""
+    http = ServerHTTP(server)
+    try:
+        async with asyncio.timeout(HEALTH_TIMEOUT):
+            health = await http.json("GET", "ipfs-stream/health")
+    except TimeoutError as error:
+        if isinstance(error, IPFSStreamError):
+            raise
+        raise RetrievalTimeoutError(f"{server.url} did not answer in {HEALTH_TIMEOUT:.0f} s") from None
+    finally:
+        await http.close()
+    node: Node | None = await _same_store(health) if server.on_this_machine else None
+    return AsyncClient(node or RemoteNode(server), server, blocking=blocking)
+
+
+async def _same_store(health: dict[str, Any]) -> EmbeddedNode | None:
+    """The server's own store, where this process can open it and it is the same one."""
+    about = health.get("node", {})
+    path, store_id = about.get("repo"), about.get("store_id")
+    if not path or not store_id:
+        return None
+    try:
+        store = await asyncio.to_thread(BlockStore.open, path, create=False, quota=about.get("quota"))
+    except (IPFSStreamError, OSError):
+        return None
+    if store.store_id == store_id:
+        return EmbeddedNode(store)
+    await asyncio.to_thread(store.close)
+    return None

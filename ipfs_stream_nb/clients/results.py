@@ -1,0 +1,112 @@
+"""What the clients take as content, and the lists that they give back."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.node import Entry, Path, Pin
+from ipfs_stream_nb.display import MAX_ROWS, size_text, table_html, time_text
+from ipfs_stream_nb.errors import BadRequestError
+
+C = TypeVar("C", bound=type)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class HasCID(Protocol):
+    """A result that names content: Added, Stat, Entry, Pin."""
+
+    @property
+    def cid(self) -> CID:
+        """What it names."""
+
+
+Content = str | CID | HasCID
+"""Whatever names content: a CID or its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, or a result of this client."""
+
+
+def path_of(content: Content) -> Path:
+    """The node's path for it. Raises BadRequestError for other things."""
+    if isinstance(content, str | CID):
+        return content
+    cid = getattr(content, "cid", None)
+    if isinstance(cid, CID):
+        return cid
+    raise BadRequestError(
+        f"{content!r} is not a CID or a path that starts with one; client.add gives the CID of local content"
+    )
+
+
+class Entries(list[Entry]):
+    """The entries of a directory; `entries["name"]` finds one by name too."""
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        for entry in self:
+            if entry.name == key:
+                return entry
+        raise KeyError(key)
+
+    def _rows(self) -> list[tuple[str, str, str, CID]]:
+        return [(one.name, one.kind or "", size_text(one.size), one.cid) for one in self]
+
+    def __repr__(self) -> str:
+        return _lines(f"{len(self)} entries", self._rows())
+
+    def _repr_html_(self) -> str:
+        return table_html(("name", "kind", "size", "CID"), self._rows(), f"{len(self)} entries")
+
+
+class Pins(list[Pin]):
+    """The pins of a node, oldest first."""
+
+    def __repr__(self) -> str:
+        return _lines(f"{len(self)} pins", [(one.cid, one.name) for one in self])
+
+    def _repr_html_(self) -> str:
+        rows = [(one.name, one.cid, time_text(one.created)) for one in self]
+        return table_html(("name", "CID", "pinned"), rows, f"{len(self)} pins")
+
+
+def _lines(title: str, rows: list[Any]) -> str:
+    shown = ["  " + "  ".join(str(value) for value in row if value != "") for row in rows[:MAX_ROWS]]
+    more = [f"  … and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
+    return "\n".join([title, *shown, *more])
+
+
+def hinted(call: F) -> F:
+    """A function whose unknown keyword arguments are refused with the name that may have been meant."""
+    known = [
+        name
+        for name, parameter in inspect.signature(call).parameters.items()
+        if parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
+    ]
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in inspect.signature(call).parameters.values())
+
+    @functools.wraps(call)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        for name in () if takes_any else kwargs:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = (
+                    f"did you mean {close[0]!r}?"
+                    if close
+                    else f"it has {', '.join(known).replace('self, ', '')}"
+                )
+                raise TypeError(f"{call.__qualname__}() has no argument {name!r}; {hint}")
+        return call(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]  # the same signature
+
+
+def hinted_methods(kind: C) -> C:
+    """A class whose public methods are all `hinted`."""
+    for name, member in vars(kind).copy().items():
+        if inspect.isfunction(member) and not name.startswith("_"):
+            setattr(kind, name, hinted(member))
+    return kind

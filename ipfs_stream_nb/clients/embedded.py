@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ class _Servers:
 
         with self._lock:
             if repo not in self._running:
-                self._running[repo] = StandaloneServer.start(repo)
+                self._running[repo] = StandaloneServer(partial(EmbeddedNode.open, repo)).start()
                 self._users[repo] = 0
             self._users[repo] += 1
             return self._running[repo]

@@ -56,21 +56,25 @@ class Entries(list[Entry]):
         return [(one.name, one.kind or "", size_text(one.size), one.cid) for one in self]
 
     def __repr__(self) -> str:
-        return _lines(f"{len(self)} entries", self._rows())
+        return _lines(_count(self, "entry", "entries"), self._rows())
 
     def _repr_html_(self) -> str:
-        return table_html(("name", "kind", "size", "CID"), self._rows(), f"{len(self)} entries")
+        return table_html(("name", "kind", "size", "CID"), self._rows(), _count(self, "entry", "entries"))
 
 
 class Pins(list[Pin]):
     """The pins of a node, oldest first."""
 
     def __repr__(self) -> str:
-        return _lines(f"{len(self)} pins", [(one.cid, one.name) for one in self])
+        return _lines(_count(self, "pin", "pins"), [(one.cid, one.name) for one in self])
 
     def _repr_html_(self) -> str:
         rows = [(one.name, one.cid, time_text(one.created)) for one in self]
-        return table_html(("name", "CID", "pinned"), rows, f"{len(self)} pins")
+        return table_html(("name", "CID", "pinned"), rows, _count(self, "pin", "pins"))
+
+
+def _count(items: list[Any], one: str, many: str) -> str:
+    return f"{len(items)} {one if len(items) == 1 else many}"
 
 
 def _lines(title: str, rows: list[Any]) -> str:

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
+
+from yarl import URL
 
 from ipfs_stream_nb.errors import BadRequestError
 
-_ANY_ADDRESS = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # read, not bound
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # read, not bound
 _APPS = ("/lab", "/tree", "/doc", "/notebooks")
 
 
@@ -51,21 +53,21 @@ class ServerInfo:
 
         Raises BadRequestError for what is not an http or https URL.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise BadRequestError(f"{url!r} is not a server's URL; one looks like http://localhost:8888/")
-        if parts.username or parts.password:
+        try:
+            parts, host, base_url = _taken_apart(url)
+        except ValueError:
+            raise BadRequestError(
+                f"{url!r} is not a server's URL; one looks like http://localhost:8888/"
+            ) from None
+        if parts.user or parts.password:
             raise BadRequestError("give the token as connect(url, token=…), not as a user name in the URL")
-        path = parts.path.rstrip("/")
-        given = parse_qs(parts.query).get("token", [None])[0]
+        given = parts.query.get("token")
         if given is not None:
-            path = next((path.removesuffix(app) for app in _APPS if path.endswith(app)), path)
-        host = _ANY_ADDRESS.get(parts.hostname, parts.hostname)
-        host = f"[{host}]" if ":" in host else host
-        port = f":{parts.port}" if parts.port else ""
+            base_url = next((base_url.removesuffix(app) for app in _APPS if base_url.endswith(app)), base_url)
+        port = f":{parts.explicit_port}" if parts.explicit_port else ""
         return cls(
-            url=f"{parts.scheme}://{host}{port}{path}/",
-            base_url=f"{path}/",
+            url=f"{parts.scheme}://{host}{port}{base_url}/",
+            base_url=f"{base_url}/",
             token=token or given,
             same_origin=same_origin,
             found=found,
@@ -75,19 +77,30 @@ class ServerInfo:
     @property
     def on_this_machine(self) -> bool:
         """Whether the address is a loopback one."""
-        host = urlsplit(self.url).hostname or ""
+        host = URL(self.url).host or ""
         try:
             return host == "localhost" or ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
 
 
+def _taken_apart(url: str) -> tuple[URL, str, str]:
+    """The URL, its host to connect to and its path without the last slash. Raises ValueError."""
+    parts = URL(url)
+    if parts.scheme not in {"http", "https"} or not parts.host or parts.explicit_port == 0:
+        raise ValueError
+    host = parts.with_host(_ANY_ADDRESS.get(parts.host, parts.host)).host_subcomponent or ""
+    # the path stays escaped as it is given: a server matches its routes by the letter
+    return parts, host, URL(url, encoded=True).raw_path.rstrip("/")
+
+
 def servers_of_kernel(environ: Mapping[str, str] = os.environ) -> Iterator[ServerInfo]:
     """The servers that may have started this process, the surest first. None is asked whether it answers."""
     if "JUPYTERHUB_SERVICE_PREFIX" in environ and "JUPYTERHUB_SERVICE_URL" in environ:
         service = urlsplit(environ["JUPYTERHUB_SERVICE_URL"])
+        address = f"{service.hostname or '127.0.0.1'}:{service.port or 80}"
         yield ServerInfo.at(
-            f"{service.scheme}://{service.netloc or '127.0.0.1'}{environ['JUPYTERHUB_SERVICE_PREFIX']}",
+            f"{service.scheme}://{address}{environ['JUPYTERHUB_SERVICE_PREFIX']}",
             environ.get("JUPYTERHUB_API_TOKEN"),
             same_origin=True,
             found="this JupyterHub user's server",

@@ -35,6 +35,9 @@ CODEC_NAMES: Final = {
 IDENTITY: Final = 0x00
 SHA2_256: Final = 0x12
 MAX_IDENTITY_BYTES: Final = 128
+MULTIBASES: Final = frozenset("079fFvVtTbBcChkKzZmMuU🚀")
+"""The prefixes of the multibases for text: not the identity base, which is raw bytes, and with which libipld ends
+the whole process where they are not UTF-8."""
 MAX_TEXT: Final = 2048
 """Characters: the longest text of any CID that this policy lets through is 1,089 (identity, base 2)."""
 
@@ -120,6 +123,10 @@ class CID:
         """The text in the multibase whose prefix character is given (version 1 only)."""
         if self.version == 0:
             raise BadCIDError(f"CIDv0 {self} has base58 text only; convert it with .v1() for other bases")
+        if base not in MULTIBASES:
+            raise BadCIDError(
+                f"{base!r} is not a multibase for text; one of {''.join(sorted(MULTIBASES))} is"
+            )
         return libipld.encode_multibase(base, bytes(self))
 
     def v1(self) -> CID:
@@ -157,12 +164,7 @@ def _text(cid: CID) -> str:
 @lru_cache(maxsize=4096)
 def _parse_text(text: str) -> CID:
     shown = repr(text if len(text) <= 80 else text[:77] + "…")
-    if not text:
-        raise BadCIDError("an empty text is not a CID; one looks like bafy… or Qm…")
-    if len(text) > MAX_TEXT:
-        raise BadCIDError(f"{shown} is not a CID: {len(text)} characters, and none has over {MAX_TEXT}")
-    if text.startswith("/"):
-        raise BadCIDError(f"{shown} is a path, not a CID: give the CID alone, without /ipfs/ before it")
+    _check_looks(text, shown)
     try:
         if len(text) == 46 and text.startswith("Qm"):
             base, raw = "z", libipld.decode_multibase("z" + text)[1]
@@ -182,6 +184,17 @@ def _parse_text(text: str) -> CID:
         return _from_bytes(raw)
     except BadCIDError as error:
         raise BadCIDError(f"{shown} is not a usable CID: {error}") from None
+
+
+def _check_looks(text: str, shown: str) -> None:
+    if not text:
+        raise BadCIDError("an empty text is not a CID; one looks like bafy… or Qm…")
+    if len(text) > MAX_TEXT:
+        raise BadCIDError(f"{shown} is not a CID: {len(text)} characters, and none has over {MAX_TEXT}")
+    if text.startswith("/"):
+        raise BadCIDError(f"{shown} is a path, not a CID: give the CID alone, without /ipfs/ before it")
+    if text[0] not in MULTIBASES and not text.startswith("Qm"):
+        raise BadCIDError(f"{shown} is not a CID; one looks like bafy… or Qm…")
 
 
 def _from_bytes(raw: bytes) -> CID:

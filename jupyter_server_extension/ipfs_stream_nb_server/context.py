@@ -1,0 +1,108 @@
+"""What the handlers share: the node, the policy, the token signer and the limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ipfs_stream_nb.content.gateway import GatewaySettings
+from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.errors import IPFSStreamError, StoreError
+from ipfs_stream_nb.security.access import AccessPolicy
+from ipfs_stream_nb.security.tokens import TokenSigner
+from ipfs_stream_nb_server.limits import Limits, Slots
+
+REOPEN_AFTER: Final = 5.0
+"""Seconds after a store could not be opened until a request makes the server try again."""
+
+
+class NodeHolder:
+    """The server's node: opened once, at the first need, without holding up anybody else.
+
+    A store that cannot be opened does not stop the server: every request for the node gets the reason as a
+    StoreError, and the store is tried again after a while.
+    """
+
+    def __init__(self, opener: Callable[[], Awaitable[Node]], log: logging.Logger) -> None:
+        self._opener = opener
+        self._log = log
+        self._opening: asyncio.Task[str | None] | None = None
+        self._retry_at = 0.0
+        self._closed = False
+        self.node: Node | None = None
+        """The node where it is open already."""
+
+    def start(self) -> asyncio.Task[str | None]:
+        """Begin to open the node, so that the first request finds it open. A failure is logged, not raised."""
+        if self._opening is None or (self._opening.done() and time.monotonic() >= self._retry_at):
+            self._opening = asyncio.create_task(self._open(), name="open the block store")
+        return self._opening
+
+    async def get(self) -> Node:
+        """The open node. Raises StoreError with the reason why there is none."""
+        if self.node is not None:
+            return self.node
+        if self._closed:
+            raise StoreError("the server is shutting down")
+        reason = await asyncio.shield(self.start())  # a client that leaves must not end it for the others
+        if self.node is None:
+            raise StoreError(reason or "the server is shutting down")
+        return self.node
+
+    async def _open(self) -> str | None:
+        """Open it, or give the reason why not."""
+        try:
+            self.node = await self._opener()
+        except IPFSStreamError as error:
+            reason = str(error)
+        except OSError as error:
+            reason = f"the block store cannot be opened: {error.strerror}: {error.filename}"
+        except Exception:  # noqa: BLE001  # whatever it is, the server goes on, and says it on each request
+            self._log.exception("The IPFS block store cannot be opened")
+            reason = "the block store cannot be opened; the server's log says why"
+        else:
+            return None
+        self._log.error("No IPFS content can be served: %s", reason)
+        self._retry_at = time.monotonic() + REOPEN_AFTER
+        return reason
+
+    async def close(self) -> None:
+        """Close the node, also where it is still being opened. Idempotent."""
+        self._closed = True
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        if self.node is not None:
+            node, self.node = self.node, None
+            await node.close()
+
+
+@dataclass
+class ServerContext:
+    """One per server; every handler is given it."""
+
+    nodes: NodeHolder
+    signer: TokenSigner
+    policy: AccessPolicy = field(default_factory=AccessPolicy)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    limits: Limits = field(default_factory=Limits)
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("ipfs_stream_nb.server"))
+
+    def __post_init__(self) -> None:
+        self.streams = Slots("downloads", self.limits.max_streams, self.limits.max_streams_per_user)
+        self.adds = Slots("uploads", self.limits.max_adds)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done that outlives its request; `close` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Wait for what is being cleaned up, and close the node."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.nodes.close()

@@ -1,0 +1,168 @@
+"""POST /ipfs: content on its way in, in bounded memory, and POST /ipfs-stream/directories for what is here."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, Final
+
+from tornado import ioloop
+
+from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.errors import BadRequestError
+from ipfs_stream_nb.security.access import Action
+from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
+from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
+from ipfs_stream_nb_server.limits import MAX_DIRECTORY_BODY, MAX_PIN_NAME, PROGRESS_INTERVAL
+from ipfs_stream_nb_server.uploads import AddOptions, Upload, begin_upload
+from ipfs_stream_nb_server.wire import json_line, wire
+
+LINES_TYPE: Final = "application/x-ndjson"
+_PARAMETERS: Final = {"pin", "name", "profile", "wrap"}
+
+
+class AddingHandler(IPFSHandler):
+    """What the two ways to add have in common."""
+
+    def add_options(self) -> AddOptions:
+        """The query. Raises BadRequestError."""
+        unknown = self.request.query_arguments.keys() - _PARAMETERS - {"token", "_xsrf"}
+        if unknown:
+            raise BadRequestError(f"unknown parameter {min(unknown)!r}; {sorted(_PARAMETERS)} are known")
+        name = self.get_query_argument("name", "", strip=False)
+        if len(name) > MAX_PIN_NAME:
+            raise BadRequestError(f"the name has {len(name)} characters; at most {MAX_PIN_NAME} are taken")
+        profile = self.get_query_argument("profile", None)
+        return AddOptions(self.flag("pin", True), name, profile, self.flag("wrap", False))
+
+    def send_added(self, added: dict[str, Any]) -> None:
+        """Answer 201 with the root."""
+        if added["cid"] is not None:
+            self.set_header("Location", f"{self.base_url}ipfs/{added['cid']}")
+        self.send_json(added, 201)
+
+
+class AddHandler(AddingHandler, StreamingHandler):
+    """A body of any size: a file, a form of files, or a CAR. It holds one of the server's upload slots."""
+
+    _upload: Upload | None = None
+    _taking = False
+    _watch: object | None = None
+
+    @property
+    def max_body(self) -> int:  # type: ignore[override]
+        """The operator's limit."""
+        return self.context.limits.max_add_size
+
+    async def prepare_body(self) -> None:
+        """Rights are there; what may still be missing is room, or sense in the query."""
+        options = self.add_options()
+        node = await self.node()
+        loop = ioloop.IOLoop.current()
+        self._held = ExitStack()
+        self._held.enter_context(self.context.adds.slot(self.user))
+        try:
+            self._upload = begin_upload(node, self.request.headers.get("Content-Type", ""), options)
+        except BaseException:
+            self._held.close()
+            raise
+        self._wants_lines = LINES_TYPE in self.request.headers.get("Accept", "")
+        self._told = self._heard = loop.time()
+        self._watch = loop.call_later(self.context.limits.stall_timeout, self._check_stall)
+
+    async def take(self, chunk: bytes) -> None:
+        """Hand the next bytes on; the connection is not read meanwhile."""
+        if self._upload is None:
+            return
+        self._taking = True
+        try:
+            await self._upload.take(chunk)
+            await self._tell_progress()
+        finally:
+            self._taking = False
+            self._heard = ioloop.IOLoop.current().time()
+
+    async def _tell_progress(self) -> None:
+        now = ioloop.IOLoop.current().time()
+        if self._wants_lines and now - self._told >= PROGRESS_INTERVAL:
+            self._told = now
+            if not self.in_lines:
+                self.start_lines()
+            self.write(json_line({"type": "progress", "bytes_processed": self._received}))
+            await self.patiently(self.flush())
+
+    def _check_stall(self) -> None:
+        """Called now and then while the body comes: a client that sends nothing gives its slot back."""
+        loop = ioloop.IOLoop.current()
+        limit = self.context.limits.stall_timeout
+        silent = 0.0 if self._taking else loop.time() - self._heard
+        if silent < limit:
+            self._watch = loop.call_later(limit - silent, self._check_stall)
+            return
+        self._watch = None
+        self.log.info("%s: closed, its client sent nothing for %g s", self._request_summary(), limit)
+        self.abort()
+
+    @access(Action.ADD)
+    async def post(self) -> None:
+        """The body is whole: commit it and answer with its CID."""
+        self._stop_watching()
+        assert self._upload is not None  # noqa: S101  # prepare_body made it
+        added = await self._upload.finish()
+        if not self._wants_lines:
+            self.send_added(added)
+            return
+        if not self.in_lines:
+            self.start_lines()
+        self.finish(json_line({"type": "result"} | added))
+
+    async def refuse(self, error: Exception) -> None:
+        """Answer while the body still comes; nothing of it is kept."""
+        self._let_go()
+        await super().refuse(error)
+
+    def on_finish(self) -> None:
+        """The answer is out, or given up."""
+        self._let_go()
+        super().on_finish()
+
+    def on_connection_close(self) -> None:
+        """The body was cut."""
+        super().on_connection_close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._stop_watching()
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            self.context.run(self._abort_upload(upload))
+
+    async def _abort_upload(self, upload: Upload) -> None:
+        with self._held:
+            await upload.abort()  # nothing to do where it was finished
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            ioloop.IOLoop.current().remove_timeout(self._watch)
+            self._watch = None
+
+
+class DirectoriesHandler(AddingHandler):
+    """A directory of content that is here already: `{"entries": {"a/b.txt": "bafy…"}}`."""
+
+    max_body = MAX_DIRECTORY_BODY
+
+    @access(Action.ADD)
+    async def post(self) -> None:
+        """Answer with the directory's root. Who may not read an entry may not link to it either."""
+        options = self.add_options()
+        body = self.json_body()
+        entries = body.get("entries")
+        if not isinstance(entries, dict) or not all(isinstance(cid, str) for cid in entries.values()):
+            raise BadRequestError('the body must be {"entries": {name: CID, …}}')
+        cids = {name: CID.parse(cid) for name, cid in entries.items()}
+        for cid in cids.values():
+            await self.context.policy.require(self.user, Action.READ, cid)
+        node = await self.node()
+        self.send_added(
+            wire(await node.add_directory(cids, profile=options.profile, pin=options.pin, name=options.name))
+        )

@@ -1,0 +1,178 @@
+"""The base of every handler: who may do this.
+
+A handler method says with `@access(Action.…)` what it does. `prepare` then asks, before any of the body is
+read: Jupyter's identity provider (or a capability token) who it is, Jupyter's authorizer whether that user may
+use these routes, and the access policy about the action and the CID. A method that says nothing is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from inspect import isawaitable
+from typing import Any, Final
+
+from jupyter_server.auth.identity import User
+from jupyter_server.auth.utils import HTTP_METHOD_TO_AUTH_ACTION
+from tornado import web
+
+from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, UnauthorizedError
+from ipfs_stream_nb.security.access import Action
+from ipfs_stream_nb.security.tokens import Capability, looks_like_token
+from ipfs_stream_nb_server.context import ServerContext
+from ipfs_stream_nb_server.handlers.http import HTTPHandler
+from ipfs_stream_nb_server.limits import BODY_TIMEOUT
+
+RESOURCE: Final = "ipfs"
+"""What Jupyter's authorizer is asked about, with `read` or `write` by the HTTP method."""
+CREDENTIALS: Final = (
+    "authentication is required: Jupyter's cookie, an `Authorization: token …` header or ?token=…"
+)
+
+Method = Callable[..., Any]
+
+
+def access(action: Action) -> Callable[[Method], Method]:
+    """Say what a handler method does; without it `prepare` refuses every request to the method.
+
+    `web.authenticated` is outermost, since Jupyter looks for it in the route table when it starts.
+    """
+
+    def mark(method: Method) -> Method:
+        @wraps(method)
+        def guarded(self: IPFSHandler, *args: str) -> Any:
+            if self.granted:
+                return method(self, *args)
+            self.finish()  # refused, and answered while the body came
+            return None
+
+        checked: Method = web.authenticated(guarded)
+        checked.ipfs_action = action  # type: ignore[attr-defined]
+        return checked
+
+    return mark
+
+
+class IPFSHandler(HTTPHandler):
+    """Jupyter's authentication and authorizer, capability tokens and the access policy, for every route."""
+
+    names_cid = False
+    """Whether the route's first group starts with the CID that the request is about."""
+
+    def initialize(self, context: ServerContext) -> None:  # type: ignore[override]
+        """Called by Tornado with the route's keyword arguments."""
+        self.context = context
+        self.capability: Capability | None = None
+        super().initialize()
+
+    @property
+    def log(self) -> logging.Logger:
+        """The extension's log."""
+        return self.context.log
+
+    @property
+    def user(self) -> str:
+        """The username of whoever asks."""
+        return str(self.current_user.username)
+
+    @property
+    def token_authenticated(self) -> bool:
+        """A capability token is sent on purpose, as Jupyter's token is: no cross-site request can hold one."""
+        return self.capability is not None or super().token_authenticated
+
+    def set_cors_headers(self) -> None:
+        """Jupyter's, without the empty header that it gives to whoever sends no Origin."""
+        super().set_cors_headers()
+        if not self._headers.get("Access-Control-Allow-Origin", "*"):
+            self.clear_header("Access-Control-Allow-Origin")
+
+    @property
+    def cid(self) -> CID:
+        """The CID that the route names. Raises BadCIDError."""
+        return CID.parse(self.path_args[0].partition("/")[0])
+
+    async def node(self) -> Node:
+        """The server's node. Raises StoreError where it cannot be had."""
+        return self.context.nodes.node or await self.context.nodes.get()
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Check all rights, then the size of the body that is to come."""
+        self._transforms = []  # compression would change lengths and ranges
+        action: Action | None = getattr(
+            getattr(self, (self.request.method or "").lower()), "ipfs_action", None
+        )
+        try:
+            await self._authenticate(action)
+            if action is not None:
+                await self._authorize(action)
+                self.check_length()
+                await self.prepare_body()
+        except (IPFSStreamError, web.HTTPError) as error:
+            if action is None or not self.body_follows:
+                raise
+            await self.refuse(error)
+            return
+        if action is None:
+            allowed = [m for m in self.SUPPORTED_METHODS if hasattr(getattr(self, m.lower()), "ipfs_action")]
+            raise web.HTTPError(405, "this path takes %s", ", ".join(allowed))
+        self.granted = True
+
+    async def prepare_body(self) -> None:
+        """Called when all rights are there, before the body arrives."""
+        connection: Any = self.request.connection
+        connection.set_body_timeout(BODY_TIMEOUT)
+
+    async def _authenticate(self, action: Action | None) -> None:
+        refusal = CREDENTIALS
+        if action is not None and "token" in self.request.query_arguments:
+            token = self.get_query_argument("token")
+            if looks_like_token(token):
+                try:
+                    self.capability = self.context.signer.check(token, action, self._cid_or_none())
+                except UnauthorizedError as error:
+                    refusal = str(error)
+        if self.capability is not None:
+            self._enter_with(self.capability)
+            return
+        try:
+            await super().prepare(_redirect_to_login=False)
+        except web.HTTPError as error:
+            if error.status_code == 403 and not error.log_message:
+                raise UnauthorizedError(refusal) from None
+            raise
+        if self.current_user is None:  # Jupyter leaves this to the routes unless told otherwise
+            raise UnauthorizedError(refusal)
+
+    def _enter_with(self, capability: Capability) -> None:
+        """Be the user of a capability token, for this request alone: no login cookie is set."""
+        if not self.check_host():
+            raise UnauthorizedError("requests with this Host header are not allowed")
+        self.current_user = self._jupyter_current_user = User(capability.user)
+        self.set_cors_headers()
+
+    def _cid_or_none(self) -> CID | None:
+        try:
+            return self.cid if self.names_cid else None
+        except BadRequestError:
+            return None
+
+    async def _authorize(self, action: Action) -> None:
+        verb = HTTP_METHOD_TO_AUTH_ACTION[self.request.method or "GET"]
+        allowed = self.authorizer.is_authorized(self, self.current_user, verb, RESOURCE)
+        if isawaitable(allowed):
+            allowed = await allowed
+        if not allowed:
+            raise UnauthorizedError(f"this server's authorizer does not let you {verb} {RESOURCE}")
+        await self.context.policy.require(self.user, action, self.cid if self.names_cid else None)
+
+    # what several routes read from the query
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A query parameter that is 0 or 1. Raises BadRequestError."""
+        value = self.get_query_argument(name, "1" if default else "0")
+        if value not in ("0", "1"):
+            raise BadRequestError(f"{name}={value!r}: it must be 0 or 1")
+        return value == "1"

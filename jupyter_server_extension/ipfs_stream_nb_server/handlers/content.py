@@ -1,0 +1,51 @@
+"""GET, HEAD and DELETE /ipfs/{cid}[/path]: the path gateway and the trustless gateway over HTTP."""
+
+from __future__ import annotations
+
+from ipfs_stream_nb.content.gateway import GatewayRequest, respond
+from ipfs_stream_nb.errors import BadRequestError
+from ipfs_stream_nb.security.access import Action
+from ipfs_stream_nb_server.handlers.base import access
+from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
+from ipfs_stream_nb_server.wire import wire
+
+
+class ContentHandler(StreamingHandler):
+    """The gateway's answers, sent by Tornado."""
+
+    names_cid = True
+
+    @access(Action.READ)
+    async def get(self, _path: str) -> None:
+        """Send what the gateway answers."""
+        response = await respond(await self.node(), self._gateway_request(), settings=self.context.gateway)
+        self.set_status(response.status)
+        for name, value in response.headers:
+            self.set_header(name, value)
+        if self.capability is not None:
+            # the page that was given the token may be of another origin (a standalone server, VS Code)
+            self.set_header("Cross-Origin-Resource-Policy", "cross-origin")
+        if self.capability is not None or hasattr(self, "_new_cookie"):
+            # no shared cache may keep what came with a login cookie, or outlive the token in the URL
+            self.set_header(
+                "Cache-Control", self._headers.get("Cache-Control", "").replace("public", "private")
+            )
+        if response.body is None:
+            self.finish()
+        else:
+            await self.send_stream(response.body)
+
+    head = get
+
+    def _gateway_request(self) -> GatewayRequest:
+        names = self.request.query_arguments.keys() - {"token"}
+        query = {name: self.get_query_argument(name, strip=False) for name in names}
+        path = self.request.path[len(self.base_url) - 1 :]
+        return GatewayRequest(self.request.method or "GET", path, query, self.request.headers)
+
+    @access(Action.REMOVE)
+    async def delete(self, path: str) -> None:
+        """Unpin a root and take its blocks away."""
+        if "/" in path.rstrip("/"):
+            raise BadRequestError(f"only a whole root can be removed: DELETE /ipfs/{self.cid}")
+        self.send_json(wire(await (await self.node()).remove(self.cid)))

@@ -1,0 +1,44 @@
+"""GET /ipfs-stream/health: is there a node, how big is it, what is it doing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ipfs_stream_nb import __version__
+from ipfs_stream_nb.errors import StoreError
+from ipfs_stream_nb.security.access import Action
+from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
+
+
+class HealthHandler(IPFSHandler):
+    """Answers 503 with the reason, in the same shape, where the store cannot be used."""
+
+    @access(Action.STATUS)
+    async def get(self) -> None:
+        """Answer with status, node, limits and what is active."""
+        answer: dict[str, Any] = {
+            "status": "ok",
+            "version": __version__,
+            "limits": asdict(self.context.limits),
+            "active": {
+                "streams": self.context.streams.active,
+                "uploads": self.context.adds.active,
+                "peer_connections": 0,
+                "subscribers": 0,
+            },
+        }
+        try:
+            node = await self.node()
+            repo = await node.repo_stat()
+        except StoreError as error:
+            self.send_json(answer | error.to_json() | {"status": "unavailable", "node": None}, error.status)
+            return
+        answer["node"] = {
+            "kind": node.kind,
+            "peers": len(await node.swarm_peers()),
+            "repo_size": repo.size,
+            "repo": repo.path,
+            "store_id": repo.store_id,
+        }
+        self.send_json(answer)

@@ -1,0 +1,40 @@
+"""What there is at a path: GET /ipfs-stream/stat and /ipfs-stream/ls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.security.access import Action
+from ipfs_stream_nb_server.handlers.base import access
+from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
+from ipfs_stream_nb_server.wire import wire
+
+
+class StatHandler(StreamingHandler):
+    """GET /ipfs-stream/stat/{cid}[/path]: node.Stat as JSON."""
+
+    names_cid = True
+
+    @access(Action.READ)
+    async def get(self, path: str) -> None:
+        """Answer with the stat of a path."""
+        self.send_json(wire(await (await self.node()).stat(path)))
+
+
+class ListHandler(StreamingHandler):
+    """GET /ipfs-stream/ls/{cid}[/path]?kinds=1: a directory's entries as lines of JSON."""
+
+    names_cid = True
+
+    @access(Action.READ)
+    async def get(self, path: str) -> None:
+        """Send the entries as they are found."""
+        await self.send_lines(_entries(await self.node(), path, kinds=self.flag("kinds", False)))
+
+
+async def _entries(node: Node, path: str, *, kinds: bool) -> AsyncGenerator[object, None]:
+    async with aclosing(node.ls(path, kinds=kinds)) as entries:
+        async for entry in entries:
+            yield wire(entry)

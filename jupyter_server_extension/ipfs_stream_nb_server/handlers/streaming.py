@@ -1,0 +1,101 @@
+"""Bodies on their way to a client: awaited piece by piece, ended when the client leaves or stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Final
+
+from tornado.iostream import StreamClosedError
+
+from ipfs_stream_nb.errors import IPFSStreamError
+from ipfs_stream_nb_server.handlers.base import IPFSHandler
+from ipfs_stream_nb_server.handlers.http import ClientStalledError
+from ipfs_stream_nb_server.wire import json_line
+
+JOIN_BYTES: Final = 128 << 10
+"""A first piece up to this size leaves with the headers in one write; larger ones would be copied for it."""
+
+
+class StreamingHandler(IPFSHandler):
+    """Sends what an async generator yields."""
+
+    _sender: asyncio.Task[Any] | None = None
+    _left = False
+
+    async def send_stream(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        """Send the pieces and finish; the headers must be set.
+
+        The first piece is had before the headers go out, so that an error in it still becomes an answer. An
+        error after that breaks the connection. The generator is closed whatever happens. Raises BusyError.
+        """
+        self._sender = asyncio.current_task()
+        try:
+            async with aclosing(pieces):
+                with self.context.streams.slot(self.user):
+                    await self._send(pieces)
+        except StreamClosedError:
+            self.abort()
+        except ClientStalledError:
+            self.log.info("%s: closed, its client stands still", self._request_summary())
+            self.abort()
+        except asyncio.CancelledError:
+            if not self._left or self._sender is None:
+                raise
+            self._sender.uncancel()
+            self.abort()
+        finally:
+            self._sender = None
+
+    async def _send(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        connection: Any = self.request.connection
+        first = await anext(pieces, b"")
+        if len(first) <= JOIN_BYTES:
+            self.write(first)
+            if self._headers.get("Content-Length") == str(len(first)):
+                self.finish()  # the whole body, in one write with its headers
+                return
+            await self.patiently(self.flush())
+        else:
+            await self.patiently(self.flush())
+            await self.patiently(connection.write(first))
+        async for piece in pieces:
+            await self.patiently(connection.write(piece))
+        self.finish()
+
+    async def patiently(self, sent: asyncio.Future[None]) -> None:
+        """Wait until a write has left this process. Raises ClientStalledError."""
+        if sent.done():
+            sent.result()
+            return
+        try:
+            async with asyncio.timeout(self.context.limits.stall_timeout):
+                await sent
+        except TimeoutError:
+            raise ClientStalledError from None
+
+    def on_connection_close(self) -> None:
+        """Called by Tornado when the client leaves: what is being made for it is given up."""
+        super().on_connection_close()
+        if self._sender is not None:
+            self._left = True
+            self._sender.cancel()
+
+    async def send_lines(self, values: AsyncGenerator[object, None]) -> None:
+        """Send values as lines of JSON. An error after the first line becomes the last line."""
+        self.start_lines()
+        await self.send_stream(_lines(values))
+
+
+async def _lines(values: AsyncGenerator[object, None]) -> AsyncGenerator[bytes, None]:
+    started = False
+    async with aclosing(values):
+        try:
+            async for value in values:
+                yield json_line(value)
+                started = True
+        except IPFSStreamError as error:
+            if not started:
+                raise
+            yield json_line(error.to_json())

@@ -1,0 +1,76 @@
+"""What the server's routes allow at once and at most. Each is a trait of the extension, with these defaults."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from ipfs_stream_nb.errors import BusyError
+
+GIB: Final = 1 << 30
+MAX_JSON_BODY: Final = 64 << 10
+"""Bytes of a request body on the routes that take JSON or nothing."""
+BODY_TIMEOUT: Final = 30.0
+"""Seconds for such a body to arrive."""
+MAX_DIRECTORY_BODY: Final = 32 << 20
+"""Bytes of the JSON that names a directory's entries: some 300,000 of them."""
+MAX_PIN_NAME: Final = 1024
+"""Characters of a pin's name."""
+PROGRESS_INTERVAL: Final = 0.1
+"""Seconds between two progress lines."""
+LINGER_BYTES: Final = 32 << 20
+"""Bytes that are read and thrown away from a client that goes on sending after its request was refused."""
+LINGER_SECONDS: Final = 5.0
+"""Seconds that this may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits that an operator can set."""
+
+    max_add_size: int = 64 * GIB
+    """Bytes of one POST /ipfs, all parts and their headers together."""
+    max_adds: int = 8
+    """Uploads at once; each holds a few MiB of memory."""
+    max_streams: int = 256
+    """Bodies on their way to clients at once."""
+    max_streams_per_user: int = 64
+    """The same for one user: a browser opens six connections per tab."""
+    stall_timeout: float = 120.0
+    """Seconds in which a client must take or send the next piece (at most 1 MiB) before its connection is
+    closed: 9 KiB/s at the least."""
+
+
+class Slots:
+    """Counts what runs at once, in all and per user, and refuses what would be too much."""
+
+    def __init__(self, what: str, total: int, per_user: int | None = None) -> None:
+        self._what = what
+        self._total = total
+        self._per_user = per_user
+        self._running: Counter[str] = Counter()
+
+    @property
+    def active(self) -> int:
+        """How many there are now."""
+        return self._running.total()
+
+    @contextmanager
+    def slot(self, user: str) -> Iterator[None]:
+        """Hold one for the length of a `with` block. Raises BusyError when there is none left."""
+        if self.active >= self._total:
+            raise BusyError(f"{self._total} {self._what} are running, which is the limit; try again shortly")
+        if self._per_user is not None and self._running[user] >= self._per_user:
+            raise BusyError(
+                f"you have {self._per_user} {self._what} running, which is the limit for one user"
+            )
+        self._running[user] += 1
+        try:
+            yield
+        finally:
+            self._running[user] -= 1
+            if not self._running[user]:
+                del self._running[user]

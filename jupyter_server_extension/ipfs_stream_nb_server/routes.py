@@ -1,0 +1,35 @@
+"""The route table: every path of the extension, relative to the server's base URL."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tornado.web import RequestHandler
+
+from ipfs_stream_nb_server.context import ServerContext
+from ipfs_stream_nb_server.handlers.add import AddHandler, DirectoriesHandler
+from ipfs_stream_nb_server.handlers.content import ContentHandler
+from ipfs_stream_nb_server.handlers.health import HealthHandler
+from ipfs_stream_nb_server.handlers.inspection import ListHandler, StatHandler
+from ipfs_stream_nb_server.handlers.pins import GCHandler, PinHandler, PinsHandler
+from ipfs_stream_nb_server.handlers.tokens import TokensHandler
+
+Route = tuple[str, type[RequestHandler], dict[str, Any]]
+
+_ROUTES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
+    (r"/ipfs/?", AddHandler),
+    (r"/ipfs/(.+)", ContentHandler),
+    (r"/ipfs-stream/stat/(.+)", StatHandler),
+    (r"/ipfs-stream/ls/(.+)", ListHandler),
+    (r"/ipfs-stream/pins", PinsHandler),
+    (r"/ipfs-stream/pins/([^/]+)", PinHandler),
+    (r"/ipfs-stream/directories", DirectoriesHandler),
+    (r"/ipfs-stream/gc", GCHandler),
+    (r"/ipfs-stream/tokens", TokensHandler),
+    (r"/ipfs-stream/health", HealthHandler),
+)
+
+
+def routes(context: ServerContext) -> list[Route]:
+    """Tornado's rules for all of them."""
+    return [(pattern, handler, {"context": context}) for pattern, handler in _ROUTES]

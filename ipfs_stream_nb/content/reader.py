@@ -113,6 +113,10 @@ class DagReader:
             self._nodes[cid] = node
         return node
 
+    def forget(self) -> None:
+        """Drop the kept nodes: blocks are being taken away."""
+        self._nodes.clear()
+
     async def child(self, cid: CID) -> DagNode:
         """As `node`, for a block that a known one links to: RetrievalError where it is missing."""
         try:

@@ -1,0 +1,194 @@
+"""Files and trees on their way in: cut into leaves, hashed on all cores, committed in batches, in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Final
+
+from ipfs_stream_nb.content.blocks import BlockStore, Transfer
+from ipfs_stream_nb.content.cid import CID, BytesLike
+from ipfs_stream_nb.content.importer import Block, DagBuilder, Profile, encode_leaf
+from ipfs_stream_nb.content.node import Added
+from ipfs_stream_nb.errors import BadRequestError
+
+BATCH_BYTES: Final = 8 * 1024 * 1024
+"""Blocks committed at once. One batch is gathered while the one before it is written."""
+LEAVES_AHEAD: Final = 4
+"""Leaves being hashed at once for one file."""
+
+LeafJob = Callable[[], Block]
+
+
+class BlockSink:
+    """Gathers blocks into batches and commits them to one transfer, one batch behind the other."""
+
+    def __init__(self, transfer: Transfer, executor: Executor) -> None:
+        self.transfer = transfer
+        self.executor = executor
+        self._batch: list[Block] = []
+        self._batch_bytes = 0
+        self._commit: asyncio.Future[None] | None = None
+
+    async def put(self, block: Block) -> None:
+        """Take one block; waits where the batch before is still being written."""
+        self._batch.append(block)
+        self._batch_bytes += len(block.data)
+        if self._batch_bytes >= BATCH_BYTES:
+            await self._start_commit()
+
+    async def flush(self) -> None:
+        """Commit what was taken; it is durable on return."""
+        if self._batch:
+            await self._start_commit()
+        await self._wait()
+
+    async def _start_commit(self) -> None:
+        await self._wait()
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        loop = asyncio.get_running_loop()
+        self._commit = loop.run_in_executor(self.executor, self.transfer.put, batch)
+
+    async def _wait(self) -> None:
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            await asyncio.shield(commit)
+
+    async def finish(self, root: CID, *, pin: bool, name: str) -> None:
+        """Commit everything, end the transfer, and pin its root if asked: durable on return."""
+        await self.flush()
+        await self._in_thread(partial(self.transfer.commit, root, pin=pin, name=name))
+
+    async def abort(self) -> None:
+        """Wait for a commit that is under way, forget the rest and end the transfer. Idempotent."""
+        self._batch = []
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            await asyncio.wait([commit])
+            commit.exception()
+        await self._in_thread(self.transfer.abort)
+
+    async def _in_thread(self, call: Callable[[], object]) -> None:
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, call))
+
+
+class FileImport:
+    """One file: leaves in order to the DAG builder, hashed a few ahead of it."""
+
+    def __init__(self, sink: BlockSink, profile: Profile) -> None:
+        self._sink = sink
+        self._profile = profile
+        self._builder = DagBuilder(profile)
+        self._leaves: deque[tuple[asyncio.Future[Block], int]] = deque()
+
+    async def leaf(self, job: LeafJob, file_bytes: int) -> None:
+        """Have `job` make the next leaf on a thread; waits where LEAVES_AHEAD are being made."""
+        if len(self._leaves) >= LEAVES_AHEAD:
+            await self._take()
+        loop = asyncio.get_running_loop()
+        self._leaves.append((loop.run_in_executor(self._sink.executor, job), file_bytes))
+
+    async def _take(self) -> None:
+        future, file_bytes = self._leaves.popleft()
+        block = await future
+        await self._sink.put(block)
+        for node in self._builder.add_leaf(block.cid, file_bytes, len(block.data)):
+            await self._sink.put(node)
+
+    async def finish(self) -> tuple[CID, int, int]:
+        """The root, the file's bytes and the DAG's bytes, once every block is with the sink."""
+        while self._leaves:
+            await self._take()
+        blocks, root, size, dag_size = self._builder.finish()
+        for block in blocks:
+            await self._sink.put(block)
+        return root, size, dag_size
+
+    async def abort(self) -> None:
+        """Wait for leaves that are being made (their threads read from the file) and drop them."""
+        futures = [future for future, _ in self._leaves]
+        self._leaves.clear()
+        await asyncio.shield(asyncio.gather(*futures, return_exceptions=True))
+
+
+class LeafCutter:
+    """Cuts frames of any size into the profile's leaves."""
+
+    def __init__(self, sink: BlockSink, profile: Profile) -> None:
+        self.bytes_written = 0
+        self._profile = profile
+        self._file = FileImport(sink, profile)
+        self._chunk = bytearray()
+
+    async def write(self, data: BytesLike) -> None:
+        """Take the next bytes; returns when there is room for more."""
+        view = memoryview(data).cast("B")
+        self.bytes_written += len(view)
+        size = self._profile.chunk_size
+        at = 0
+        while at < len(view):
+            part = view[at : at + size - len(self._chunk)]
+            at += len(part)
+            if len(part) == size and isinstance(data, bytes):
+                await self._leaf(part)  # immutable, so no copy is needed
+                continue
+            self._chunk += part
+            if len(self._chunk) == size:
+                chunk, self._chunk = self._chunk, bytearray()
+                await self._leaf(chunk)
+
+    async def _leaf(self, chunk: BytesLike) -> None:
+        await self._file.leaf(lambda: encode_leaf(chunk, self._profile), len(chunk))
+
+    async def root(self) -> tuple[CID, int, int]:
+        """The root, the file's bytes and the DAG's bytes, once the last leaf is cut."""
+        if self._chunk:
+            chunk, self._chunk = self._chunk, bytearray()
+            await self._leaf(chunk)
+        return await self._file.finish()
+
+    async def abort(self) -> None:
+        """Let go of leaves that are being made."""
+        await self._file.abort()
+
+
+class StoreFileWriter:
+    """`FileWriter` over the block store: see node.FileWriter. Its file is one transfer."""
+
+    def __init__(self, store: BlockStore, executor: Executor, profile: Profile) -> None:
+        self._sink = BlockSink(store.transfer(), executor)
+        self._cutter = LeafCutter(self._sink, profile)
+        self._open = True
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes taken so far."""
+        return self._cutter.bytes_written
+
+    async def write(self, data: BytesLike) -> None:
+        """Take the next bytes, in frames of any size."""
+        check_open(self._open)
+        await self._cutter.write(data)
+
+    async def finish(self, *, pin: bool = True, name: str = "") -> Added:
+        """Commit what is left, and the pin with it."""
+        check_open(self._open)
+        root, size, dag_size = await self._cutter.root()
+        await self._sink.finish(root, pin=pin, name=name)
+        self._open = False
+        return Added(root, size, dag_size, name)
+
+    async def abort(self) -> None:
+        """Forget the file. Idempotent."""
+        if self._open:
+            self._open = False
+            await self._cutter.abort()
+            await self._sink.abort()
+
+
+def check_open(is_open: bool) -> None:
+    if not is_open:
+        raise BadRequestError("this writer is finished; begin another for the next file")

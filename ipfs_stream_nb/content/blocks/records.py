@@ -1,0 +1,98 @@
+"""What the store writes beside its blocks: counters, pins and transfers, in bytes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from ipfs_stream_nb.content.blocks.leases import OWNER_BYTES, pack_cids, unpack_cids
+from ipfs_stream_nb.content.cid import CID, RAW, read_varint
+from ipfs_stream_nb.content.node import Pin
+
+if TYPE_CHECKING:
+    import lmdb
+
+    Txn = lmdb.Transaction[memoryview]
+    Database = lmdb._Database  # noqa: SLF001 - the only name that this type has
+
+_STATE_KEY: Final = b"state"
+_STATE: Final = struct.Struct("<QQQQ")
+_SEQUENCE: Final = struct.Struct(">Q")  # big-endian, so that keys sort by number
+
+
+@dataclass(slots=True)
+class State:
+    """The counters, changed in the same transaction as what they count."""
+
+    blocks: int = 0
+    bytes: int = 0
+    protected: int = 0
+    """Grows with every pin and every batch of a transfer: tells garbage collection what it has not marked yet."""
+    pinned: int = 0
+    """The value of `protected` at the last pin."""
+
+    @classmethod
+    def load(cls, txn: Txn, meta: Database) -> Self:
+        """Read the counters."""
+        raw = txn.get(_STATE_KEY, db=meta)
+        return cls() if raw is None else cls(*_STATE.unpack(raw))
+
+    def save(self, txn: Txn, meta: Database) -> None:
+        """Write the counters."""
+        txn.put(_STATE_KEY, _STATE.pack(self.blocks, self.bytes, self.protected, self.pinned), db=meta)
+
+
+@dataclass(frozen=True, slots=True)
+class PinRecord:
+    """A pin with its place in time: `order` from its first making, `sequence` from its last."""
+
+    pin: Pin
+    order: int
+    sequence: int
+
+    def pack(self) -> bytes:
+        """The record in bytes."""
+        pin = self.pin
+        fields = {"cid": str(pin.cid), "name": pin.name, "created": pin.created}
+        return json.dumps(fields | {"order": self.order, "sequence": self.sequence}).encode()
+
+    @classmethod
+    def unpack(cls, raw: memoryview) -> Self:
+        """The inverse of `pack`."""
+        fields = json.loads(bytes(raw))
+        pin = Pin(CID.parse(fields["cid"]), name=fields["name"], created=fields["created"])
+        return cls(pin, fields["order"], fields["sequence"])
+
+
+def pin_key(cid: CID) -> bytes:
+    """One key for both versions of a CID: they name the same tree."""
+    return bytes(cid.v1())
+
+
+def sequence_key(sequence: int) -> bytes:
+    """The key of a transfer's batch."""
+    return _SEQUENCE.pack(sequence)
+
+
+def pack_batch(owner: bytes, cids: list[CID]) -> bytes:
+    """What one commit of a transfer put in, and whose it is."""
+    return owner + pack_cids(cids)
+
+
+def batch_owner(raw: memoryview) -> bytes:
+    """The owner of a batch."""
+    return bytes(raw[:OWNER_BYTES])
+
+
+def batch_cids(raw: memoryview) -> list[CID]:
+    """The CIDs of a batch."""
+    return unpack_cids(bytes(raw[OWNER_BYTES:]))
+
+
+def raw_cid(multihash: bytes) -> CID:
+    """A CID for a key of the store; the codec is not known there, so it is raw."""
+    code, at = read_varint(multihash, 0)
+    _, at = read_varint(multihash, at)
+    return CID(1, RAW, code, multihash[at:])

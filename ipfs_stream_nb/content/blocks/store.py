@@ -1,0 +1,196 @@
+"""The block store: content-addressed blocks in one LMDB file, shared by the processes of a machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from ipfs_stream_nb.content.blocks import gc, layout, maintenance, pins, sharing
+from ipfs_stream_nb.content.blocks.environment import Environment
+from ipfs_stream_nb.content.blocks.inserts import Limits, insert
+from ipfs_stream_nb.content.blocks.integrity import corrupt
+from ipfs_stream_nb.content.blocks.maintenance import VerifyResult
+from ipfs_stream_nb.content.blocks.transfers import Transfer
+from ipfs_stream_nb.content.blocks.walk import Progress
+from ipfs_stream_nb.content.cid import CID, BytesLike
+from ipfs_stream_nb.content.node import GCResult, Pin, RepoStat
+from ipfs_stream_nb.errors import BadRequestError, NotFoundError, StoreError
+
+MIN_FREE: Final = 256 * 1024 * 1024
+"""Bytes that stay free on the disk unless said otherwise."""
+
+
+class BlockStore:
+    """Blocks by the multihash of their CID, with pins. Synchronous and thread-safe; any number of processes.
+
+    Every method raises StoreError where the store fails or is closed, beside what is named there. Identity CIDs
+    hold their block themselves: they are always there and never stored.
+    """
+
+    def __init__(self, env: Environment, limits: Limits) -> None:
+        self._shared = env
+        self._limits = limits
+        self._closed = False
+        self.path: Path = env.folder
+        self.store_id: str = env.store_id
+        """A random text made with the store: tells whether two paths lead to the same one."""
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        quota: int | None = None,
+        min_free: int = MIN_FREE,
+        create: bool = True,
+    ) -> Self:
+        """Open the store in the directory `path`, made if it is not there and `create` is true.
+
+        `quota`: bytes of blocks that it may hold; `min_free`: bytes that must stay free on its disk. Both count
+        for what is put through this object. Raises StoreError for a store that is damaged, of a newer format or
+        not one of ours, and for a place where it can't live; BusyError while another process compacts it.
+        """
+        if quota is not None and quota < 0:
+            raise BadRequestError(f"a quota is a number of bytes, 0 or more, not {quota}")
+        if min_free < 0:
+            raise BadRequestError(f"min_free is a number of bytes, 0 or more, not {min_free}")
+        return cls(sharing.acquire(path, create=create), Limits(quota, min_free))
+
+    @property
+    def _env(self) -> Environment:
+        if self._closed:
+            raise StoreError(f"the block store at {self.path} is closed")
+        return self._shared
+
+    def get(self, cid: CID, start: int = 0, stop: int | None = None) -> bytes:
+        """A copy of the block's bytes from `start` to `stop`, as a slice takes them.
+
+        The first time that this process reads the block, all of it is hashed. Raises NotFoundError, and
+        CorruptContentError where the stored bytes are not those that the CID names.
+        """
+        if cid.is_identity:
+            return cid.digest[start:stop]
+        env, key = self._env, cid.multihash
+        if env.integrity.is_bad(key):
+            raise corrupt(cid)
+        verified = env.integrity.is_sound(key)
+        with env.read() as txn:
+            block = txn.get(key, db=env.db.blocks)
+            data = None if block is None else bytes(block[start:stop] if verified else block)
+        if data is None:
+            raise NotFoundError(f"block {cid} is not in this store")
+        if verified:
+            return data
+        env.integrity.check(cid, data)
+        return data[start:stop]
+
+    def has(self, cid: CID) -> bool:
+        """Whether the block is there, and not known to be damaged."""
+        return self.size(cid) is not None
+
+    def size(self, cid: CID) -> int | None:
+        """The block's length in bytes; None where it is not there, or known to be damaged."""
+        if cid.is_identity:
+            return len(cid.digest)
+        env, key = self._env, cid.multihash
+        if env.integrity.is_bad(key):
+            return None
+        with env.read() as txn:
+            block = txn.get(key, db=env.db.blocks)
+            return None if block is None else len(block)
+
+    def put(self, cid: CID, data: BytesLike, *, verify: bool = True) -> None:
+        """Store one block, unpinned: garbage collection may take it at once. Durable on return.
+
+        Raises CorruptContentError (with `verify`), TooLargeError, QuotaExceededError and DiskFullError.
+        """
+        insert(self._env, self._limits, [(cid, data)], verify=verify)
+
+    def transfer(self) -> Transfer:
+        """Begin an add: see Transfer."""
+        return Transfer(self._env, self._limits)
+
+    def reading(self, root: CID) -> contextlib.AbstractContextManager[None]:
+        """A context in which no process collects what is below `root`: for as long as somebody reads it."""
+        return pins.reading(self._env, root)
+
+    def pin(self, cid: CID, name: str = "", progress: Progress | None = None) -> Pin:
+        """Keep a root and everything below it, once all of it is found, and found undamaged.
+
+        `progress` gets no totals while the tree is walked, then the true ones while its blocks are hashed (those
+        that were not hashed since opening). Raises RetrievalError naming the first missing block,
+        CorruptContentError, and TooLargeError for trees over `walk.MAX_BLOCKS` or `walk.MAX_DEPTH`.
+        """
+        return pins.pin(self._env, cid, name, progress)
+
+    def unpin(self, cid: CID) -> None:
+        """Let garbage collection have it. Raises NotFoundError where there is no such pin."""
+        pins.unpin(self._env, cid)
+
+    def pins(self) -> list[Pin]:
+        """All pins, oldest first."""
+        return pins.pins(self._env)
+
+    def is_pinned(self, cid: CID) -> bool:
+        """Whether the CID, of either version, is itself a pinned root."""
+        return pins.is_pinned(self._env, cid)
+
+    def gc(self, progress: Progress | None = None) -> GCResult:
+        """Delete every block that no pin, no running transfer and no reader needs.
+
+        `progress` gets the blocks and bytes deleted so far. Raises BusyError while
+        another process collects, and CorruptContentError where a pinned tree is damaged in a block that links
+        to others: nobody knows then what it needs.
+        """
+        return gc.collect(self._env, progress)
+
+    def remove(self, cid: CID) -> GCResult:
+        """Unpin a root if it is pinned, and delete what only it needed. Raises NotFoundError, BusyError."""
+        return gc.remove(self._env, cid)
+
+    def compact(self) -> int:
+        """Give the space of deleted blocks back to the disk; returns how many bytes.
+
+        Raises BusyError while other processes have the store open, DiskFullError without room for the copy.
+        """
+        return maintenance.compact(self._env)
+
+    def verify(self, progress: Progress | None = None) -> VerifyResult:
+        """Hash every block. A damaged one is treated as missing, and mended when it is added again."""
+        return maintenance.verify(self._env, progress)
+
+    def stat(self) -> RepoStat:
+        """The counters; at no cost that grows with the store."""
+        env = self._env
+        state = env.state()
+        return RepoStat(
+            path=str(self.path),
+            store_id=self.store_id,
+            blocks=state.blocks,
+            size=state.bytes,
+            disk_size=(self.path / layout.DATA).stat().st_blocks * 512,
+            quota=self._limits.quota,
+            disk_free=shutil.disk_usage(self.path).free,
+        )
+
+    def close(self) -> None:
+        """Let go of the store, once running calls have ended. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            sharing.release(self._shared)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"BlockStore({str(self.path)!r})"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.results import hinted
 from ipfs_stream_nb.clients.server import ServerInfo, servers_of_kernel
+from ipfs_stream_nb.clients.shared import Shared
 from ipfs_stream_nb.clients.sync import Client, Session
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.embedded import EmbeddedNode, default_repo
@@ -29,44 +28,23 @@ HEALTH_TIMEOUT: Final = 5.0
 StrPath = str | os.PathLike[str]
 
 
-class _Sessions:
-    """The open connections of blocking clients in this process: the same arguments share one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: dict[tuple[object, ...], Session] = {}
-        self._orphans: list[dict[tuple[object, ...], Session]] = []
-        atexit.register(self.close)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
-
-    def client(self, url: str | None, token: str | None, repo: Path | None) -> Client:
-        """A client on the shared connection, which is opened for the first one."""
-        # the place of the default repo belongs to the key: it can change with the environment
-        key = (url, token, repo, default_repo())
-        with self._lock:
-            session = self._open.get(key)
-            if session is None or not session.acquire():
-                again = partial(self.client, url, token, repo)
-                session = self._open[key] = Session(partial(open_client, url, token, repo, again))
-        return Client(session)
-
-    def close(self) -> None:
-        """End them all, at the interpreter's exit."""
-        with self._lock:
-            sessions = list(self._open.values())
-            self._open.clear()
-        for session in sessions:
-            session.close()
-
-    def _forget(self) -> None:
-        # a fork has copied the connections but none of their threads: kept so that nothing tries to close them
-        self._orphans.append(self._open)
-        self._open = {}
-        self._lock = threading.Lock()
+_sessions: Shared[Session] = Shared(Session.close)
 
 
-_sessions = _Sessions()
+def _client(url: str | None, token: str | None, repo: Path | None) -> Client:
+    """A client on the connection that the same arguments have, opened for the first of them."""
+    opener = partial(open_client, url, token, repo, partial(_client, url, token, repo))
+    # the place of the default repo belongs to the key: it can change with the environment
+    return Client(_sessions.take((url, token, repo, default_repo()), partial(Session, opener), _answers))
+
+
+def _answers(session: Session) -> bool:
+    """Whether its server is still there: one that was restarted has another token."""
+    try:
+        session.loop.run(session.client.health)
+    except IPFSStreamError:
+        return False
+    return True
 
 
 @hinted
@@ -81,7 +59,7 @@ def connect(url: str | None = None, token: str | None = None, *, repo: StrPath |
     Called again with the same arguments it uses the same connection. Raises UnauthorizedError for a refused token,
     RetrievalError where nothing answers at `url`, StoreError where the store cannot be used.
     """
-    return _sessions.client(url, token, _checked(url, token, repo))
+    return _client(url, token, _checked(url, token, repo))
 
 
 @hinted
@@ -90,7 +68,7 @@ async def connect_async(
 ) -> AsyncClient:
     """The same as `connect`, for code on an event loop: the client's methods are awaited."""
     where = _checked(url, token, repo)
-    return await open_client(url, token, where, partial(_sessions.client, url, token, where))
+    return await open_client(url, token, where, partial(_client, url, token, where))
 
 
 def _checked(url: str | None, token: str | None, repo: StrPath | None) -> Path | None:

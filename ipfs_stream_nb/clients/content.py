@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar, cast, overload
 from urllib.parse import quote
 
 from ipfs_stream_nb.clients.http import ServerHTTP
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.media.audio import Audio
     from ipfs_stream_nb.media.frames import Frame, Frames
     from ipfs_stream_nb.media.info import MediaInfo
+    from ipfs_stream_nb.media.picture import Size
     from ipfs_stream_nb.widgets.player import Player
 
 T = TypeVar("T")
@@ -277,9 +278,13 @@ class AsyncClient:
         *,
         every: float | None = None,
         count: int | None = None,
-        size: tuple[int, int] | None = None,
+        size: Size = None,
     ) -> Frames:
-        """Frames of a video from `start` to `stop` (s): pictures (n, height, width, 3) uint8 with their times (s)."""
+        """Frames of a video from `start` to `stop` (s): an array (n, height, width, 3) uint8 with their times (s).
+
+        `every`: one each so many seconds; `count`: that many at even distances; `size`: a width, or a (width, height)
+        that they fit into. Raises UnsupportedMediaError, TooLargeError; `iter_frames` needs memory for one frame only.
+        """
         from ipfs_stream_nb.media.frames import frames  # noqa: PLC0415  # PyAV takes 0.2 s to import
 
         return await self._media(content, frames, start, stop, every=every, count=count, size=size)
@@ -292,14 +297,15 @@ class AsyncClient:
         *,
         every: float | None = None,
         count: int | None = None,
-        size: tuple[int, int] | None = None,
+        size: Size = None,
     ) -> AsyncGenerator[Frame, None]:
         """The same frames one by one, decoded as they are asked for."""
         from ipfs_stream_nb.media.frames import iter_frames  # noqa: PLC0415  # PyAV takes 0.2 s to import
 
         file = await self.open(content)
         with file:
-            decoded = iter_frames(file, start, stop, every=every, count=count, size=size)
+            frames = iter_frames(file, start, stop, every=every, count=count, size=size)
+            decoded = cast("Generator[Frame, None, None]", frames)
             try:
                 while (frame := await asyncio.to_thread(next, decoded, None)) is not None:
                     yield frame
@@ -312,11 +318,28 @@ class AsyncClient:
 
         return await self._media(content, audio, start, stop)
 
-    async def contact_sheet(self, content: Content, **options: Any) -> Image:
-        """Frames from all over a video in one picture, each with its time."""
+    async def contact_sheet(
+        self,
+        content: Content,
+        *,
+        columns: int = 4,
+        rows: int | None = None,
+        count: int = 12,
+        width: int = 960,
+        timestamps: bool = True,
+    ) -> Image:
+        """Frames from all over a video in one picture, `width` pixels wide, each with its time."""
         from ipfs_stream_nb.media.sheet import contact_sheet  # noqa: PLC0415  # PyAV takes 0.2 s to import
 
-        return await self._media(content, contact_sheet, **options)
+        return await self._media(
+            content,
+            contact_sheet,
+            columns=columns,
+            rows=rows,
+            count=count,
+            width=width,
+            timestamps=timestamps,
+        )
 
     async def _media(self, content: Content, call: Callable[..., T], *args: Any, **options: Any) -> T:
         """Call a function of a file object on a thread; a cancelled call ends at its next read."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, Self, TypeVar, overload
 
@@ -12,6 +11,7 @@ from ipfs_stream_nb.clients.loop import LoopThread
 from ipfs_stream_nb.clients.progress import Progress
 from ipfs_stream_nb.clients.results import Content, Entries, Pins, hinted_methods, path_of
 from ipfs_stream_nb.clients.server import ServerInfo
+from ipfs_stream_nb.clients.shared import Lease
 from ipfs_stream_nb.content.file import ContentFile
 from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Pin, RepoStat, Stat
 from ipfs_stream_nb.display import facts_html
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.media.audio import Audio
     from ipfs_stream_nb.media.frames import Frame, Frames
     from ipfs_stream_nb.media.info import MediaInfo
+    from ipfs_stream_nb.media.picture import Size
     from ipfs_stream_nb.widgets.player import Player
 
 P = ParamSpec("P")
@@ -33,8 +34,6 @@ class Session:
     """An AsyncClient on a loop of its own, shared by the clients that connect with the same arguments."""
 
     def __init__(self, opener: Callable[[], Awaitable[AsyncClient]]) -> None:
-        self._lock = threading.Lock()
-        self._users = 1
         self.loop = LoopThread("ipfs_stream_nb")
         try:
             self.client = self.loop.run(lambda: _awaited(opener()))
@@ -42,24 +41,8 @@ class Session:
             self.loop.stop()
             raise
 
-    def acquire(self) -> bool:
-        """Count one more client; False where the session has ended."""
-        with self._lock:
-            self._users += self._users > 0
-            return self._users > 0
-
-    def release(self) -> None:
-        """Count one client less, and end with the last."""
-        with self._lock:
-            self._users -= 1
-            last = self._users == 0
-        if last:
-            self.close()
-
     def close(self) -> None:
         """End it for all. Idempotent."""
-        with self._lock:
-            self._users = 0
         if self.loop.alive:
             try:
                 self.loop.run(self.client.close)
@@ -79,13 +62,13 @@ class Client:
     client do alike. Everything foreseeable that goes wrong is an IPFSStreamError.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session: Session | None = session
+    def __init__(self, lease: Lease[Session]) -> None:
+        self._lease: Lease[Session] | None = lease
 
     def _run(
         self, method: Callable[Concatenate[AsyncClient, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        session = self._open_session()
+        session = self._session
         progress = None
         if "progress" in kwargs:
             progress = Progress(kwargs["progress"], inline=False)
@@ -96,21 +79,22 @@ class Client:
             if progress is not None:
                 progress.end()
 
-    def _open_session(self) -> Session:
-        if self._session is None:
+    @property
+    def _session(self) -> Session:
+        if self._lease is None:
             raise BadRequestError("this client is closed; connect() gives another")
-        return self._session
+        return self._lease.value
 
     @property
     def server(self) -> ServerInfo:
         """The server that this client talks to."""
-        return self._open_session().client.server
+        return self._session.client.server
 
     def __repr__(self) -> str:
-        return f"<Client: {'closed' if self._session is None else self._session.client.describe()}>"
+        return f"<Client: {'closed' if self._lease is None else self._session.client.describe()}>"
 
     def _repr_html_(self) -> str:
-        if self._session is None:
+        if self._lease is None:
             return facts_html("ipfs_stream_nb client", [("state", "closed")])
         return self._session.client._repr_html_()  # the same client
 
@@ -122,9 +106,9 @@ class Client:
 
     def close(self) -> None:
         """Release the connection, which ends with the last client on it. Idempotent."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.release()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
 
     # -- adding
 
@@ -237,9 +221,13 @@ class Client:
         *,
         every: float | None = None,
         count: int | None = None,
-        size: tuple[int, int] | None = None,
+        size: Size = None,
     ) -> Frames:
-        """Frames of a video from `start` to `stop` (s): pictures (n, height, width, 3) uint8 with their times (s)."""
+        """Frames of a video from `start` to `stop` (s): an array (n, height, width, 3) uint8 with their times (s).
+
+        `every`: one each so many seconds; `count`: that many at even distances; `size`: a width, or a (width, height)
+        that they fit into. Raises UnsupportedMediaError, TooLargeError; `iter_frames` needs memory for one frame only.
+        """
         from ipfs_stream_nb.media.frames import frames  # noqa: PLC0415  # PyAV takes 0.2 s to import
 
         with self.open(content) as file:
@@ -253,7 +241,7 @@ class Client:
         *,
         every: float | None = None,
         count: int | None = None,
-        size: tuple[int, int] | None = None,
+        size: Size = None,
     ) -> Generator[Frame, None, None]:
         """The same frames one by one, decoded as they are asked for."""
         from ipfs_stream_nb.media.frames import iter_frames  # noqa: PLC0415  # PyAV takes 0.2 s to import
@@ -268,12 +256,23 @@ class Client:
         with self.open(content) as file:
             return audio(file, start, stop)
 
-    def contact_sheet(self, content: Content, **options: Any) -> Image:
-        """Frames from all over a video in one picture, each with its time."""
+    def contact_sheet(
+        self,
+        content: Content,
+        *,
+        columns: int = 4,
+        rows: int | None = None,
+        count: int = 12,
+        width: int = 960,
+        timestamps: bool = True,
+    ) -> Image:
+        """Frames from all over a video in one picture, `width` pixels wide, each with its time."""
         from ipfs_stream_nb.media.sheet import contact_sheet  # noqa: PLC0415  # PyAV takes 0.2 s to import
 
         with self.open(content) as file:
-            return contact_sheet(file, **options)
+            return contact_sheet(
+                file, columns=columns, rows=rows, count=count, width=width, timestamps=timestamps
+            )
 
     # -- the browser
 

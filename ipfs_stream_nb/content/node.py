@@ -150,7 +150,9 @@ class CarInfo:
 class FileWriter(Protocol):
     """A file on its way in. `write` any frame sizes; the CID depends on the bytes and the profile alone."""
 
-    bytes_written: int
+    @property
+    def bytes_written(self) -> int:
+        """Bytes taken so far."""
 
     async def write(self, data: BytesLike) -> None:
         """Take the next bytes; returns when there is room for more. Raises QuotaExceededError."""

@@ -15,6 +15,7 @@ sync_api = pytest.importorskip(
     "playwright.sync_api", reason="Playwright is not installed (pip install playwright)"
 )
 sys.path.insert(0, str(Path(__file__).parent))
+from lab import Lab  # noqa: E402 - found by the line above
 
 BROWSER_VARIABLE = "IPFS_STREAM_NB_BROWSER"
 """Names the browser to be tested with, before what is found by itself."""
@@ -76,3 +77,29 @@ def shoot(request: pytest.FixtureRequest) -> Callable[..., Path]:
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """JupyterLab under a base URL like those of JupyterHub, escapes included."""
+    server = Lab(tmp_path_factory.mktemp("lab"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def start_lab(tmp_path: Path) -> Iterator[Callable[[str], Lab]]:
+    """Start a JupyterLab of the test's own, at the base URL that it names."""
+    started: list[Lab] = []
+
+    def start(base_url: str) -> Lab:
+        started.append(Lab(tmp_path, base_url))
+        started[0].start()
+        return started[0]
+
+    yield start
+    for server in started:
+        server.stop()

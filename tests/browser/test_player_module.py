@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
 from urllib.parse import quote
 
 import numpy as np
@@ -351,9 +350,9 @@ def test_an_expired_token_is_renewed_in_place(page: Page, harness: Harness) -> N
         ("clip.mp4", 503, "The server could not deliver", "client.verify()"),
     ],
 )
-def test_refusals_are_explained(
-    page: Page, harness: Harness, path: str, status: int, title: str, detail: str, shoot
-) -> None:
+def test_refusals_are_explained(  # noqa: PLR0917 - fixtures and parameters
+    page: Page, harness: Harness, shoot, path: str, status: int, title: str, detail: str
+) -> None:  # fmt: skip
     """404, 403 and other refusals each say what happened; the server's own text is shown."""
     harness.fail_with = status
     give_token(page, harness, "t")

@@ -1,15 +1,14 @@
 """Range and conditional requests, against an oracle that is written the other way round."""
 
 import random
-import sys
 from email import message_from_bytes
 from email.policy import HTTP
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import range_oracle
 from ipfs_stream_nb.content.ranges import (
     MAX_RANGES,
     MAX_UNORDERED_RANGES,
@@ -21,9 +20,6 @@ from ipfs_stream_nb.content.ranges import (
     range_applies,
     unsatisfied,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import range_oracle
 
 NINES = "9" * 5000
 

@@ -40,5 +40,9 @@ class HealthHandler(IPFSHandler):
             "repo_size": repo.size,
             "repo": repo.path,
             "store_id": repo.store_id,
+            "blocks": repo.blocks,
+            "disk_size": repo.disk_size,
+            "quota": repo.quota,
+            "disk_free": repo.disk_free,
         }
         self.send_json(answer)

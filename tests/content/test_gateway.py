@@ -144,7 +144,7 @@ async def test_a_file(ask):
         "Content-Length": str(len(CLIP)),
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=29030400, immutable",
-        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Content-Security-Policy": "default-src 'none'; media-src 'self'; sandbox allow-same-origin",
         "X-Content-Type-Options": "nosniff",
         "Cross-Origin-Resource-Policy": "same-origin",
         "Referrer-Policy": "no-referrer",
@@ -326,6 +326,13 @@ async def test_active_content_is_never_inline(ask, path, query):
     assert reply["Content-Type"] in {"text/html", "image/svg+xml"}
     assert reply["Content-Security-Policy"] == SANDBOX
     assert reply["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_only_media_in_place_may_load_itself(ask):
+    """The page that a browser makes around a video may load it; all else, the same video as a download too, may not."""
+    assert "media-src 'self'" in (await ask(f"{ROOT}/clip.mp4"))["Content-Security-Policy"]
+    assert (await ask(f"{ROOT}/clip.mp4", download="true"))["Content-Security-Policy"] == SANDBOX
+    assert (await ask(f"{ROOT}/hello.txt"))["Content-Security-Policy"] == SANDBOX
 
 
 async def test_every_kind_of_answer_has_the_safe_headers(ask):

@@ -4,7 +4,7 @@ To https://specs.ipfs.tech/http-gateways/ over RFC 9110, with the choices that t
 a notebook server's origin calls for:
 
 - Only passive types are inline; HTML, SVG, XML, PDF and all else are attachments, and everything carries a sandbox
-  (the specification has `inline` as the default for all).
+  without scripts (the specification has `inline` as the default for all).
 - A directory with an index.html answers with that file, as the specification has it, as an attachment therefore;
   `?listing=1`, `?format=json` and `Accept: application/json` give the listing in any case.
 - A symlink at a path's end is answered with its target as text (inode/symlink), as boxo's gateway does; symlinks on

@@ -15,6 +15,9 @@ from ipfs_stream_nb.errors import BadRequestError
 CACHE_IMMUTABLE: Final = "max-age=29030400, immutable"
 SANDBOX: Final = "default-src 'none'; sandbox"
 """The Content-Security-Policy of everything that a CID holds: no scripts, no loads, an origin of its own."""
+MEDIA_SANDBOX: Final = "default-src 'none'; media-src 'self'; sandbox allow-same-origin"
+"""The same for audio and video that is shown in place. A browser that opens its URL makes a page of its own around
+it, which loads the URL again: SANDBOX alone would leave that player empty. It still runs no script."""
 MAX_FILENAME: Final = 255
 """Characters of `?filename=`, as file systems have it."""
 
@@ -128,8 +131,11 @@ class Answer:
         download = self.request.query.get("download") in {"true", "1"}
         if attachment or download or not mime.inline_allowed(mime_type):
             self.headers["Content-Disposition"] = content_disposition("attachment", name or fallback)
-        elif name:
+            return
+        if name:
             self.headers["Content-Disposition"] = content_disposition("inline", name)
+        if mime_type.startswith(("audio/", "video/")):
+            self.headers["Content-Security-Policy"] = MEDIA_SANDBOX
 
     def precondition(self, etag: str) -> GatewayResponse | None:
         """Set the ETag; the 304 that If-None-Match asks for, or None to go on (RFC 9110, section 13.2.2).

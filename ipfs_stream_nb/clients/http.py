@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -107,8 +108,12 @@ class ServerHTTP:
             if upload is not None and upload.error is not None:
                 raise upload.error from None
             raise RetrievalError(
-                f"the server at {self.server.url} broke off in the middle; was it stopped? ({type(error).__name__})"
+                f"the server at {self.server.url} broke off in the middle: it was stopped, or met an error while it was"
+                f" answering, which its log tells ({type(error).__name__})"
             ) from None
+        finally:
+            if upload is not None:
+                await upload.close()
 
     async def _error(self, response: aiohttp.ClientResponse) -> IPFSStreamError:
         try:
@@ -170,16 +175,32 @@ class ServerHTTP:
 
 
 class _Upload:
-    """A request's body that remembers what its source raised: aiohttp reports it as a broken connection."""
+    """A request's body, read by a task of its own: aiohttp neither waits for its sources to end nor tells errors."""
 
     def __init__(self, source: AsyncIterable[bytes]) -> None:
         self._source = source
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+        self._reading: asyncio.Task[None] | None = None
         self.error: Exception | None = None
+        """What the source raised."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._reading = asyncio.create_task(self._read())
+        while (piece := await self._pieces.get()) is not None:
+            yield piece
+        if self.error is not None:
+            raise self.error
+
+    async def _read(self) -> None:
         try:
             async for data in self._source:
-                yield data
-        except Exception as error:
+                await self._pieces.put(data)
+        except Exception as error:  # noqa: BLE001  # it is raised again where the request is made
             self.error = error
-            raise
+        await self._pieces.put(None)
+
+    async def close(self) -> None:
+        """Leave the source alone: when this returns nothing reads from it."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])

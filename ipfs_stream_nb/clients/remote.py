@@ -63,7 +63,7 @@ class RemoteNode:
         where = _where(path)
         cached = self._stats.get(where)
         if cached is None:
-            cached = self._stats[where] = _read(Stat, await self.http.json("GET", "ipfs-stream/stat/", where))
+            cached = self._stats[where] = _read(Stat, await self.http.json("GET", "ipfs-stream/stat", where))
         return cached
 
     async def get_metadata(self, path: Path) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class RemoteNode:
         headers = {}
         if offset or length is not None:
             headers["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
-        async with self.http.request("GET", "ipfs/", _where(where), headers=headers) as response:
+        async with self.http.request("GET", "ipfs", _where(where), headers=headers) as response:
             if headers and response.status != 206:
                 raise RetrievalError(f"{self.http.server.url} ignored the range that was asked for")
             async for piece in response.content.iter_chunked(PIECE_BYTES):
@@ -110,13 +110,13 @@ class RemoteNode:
     async def ls(self, path: Path, *, kinds: bool = False) -> AsyncGenerator[Entry, None]:
         """A directory's entries, in the order of the directory; `kinds` looks each one up."""
         params = {"kinds": _FLAG[kinds]}
-        async with aclosing(self.http.lines("GET", "ipfs-stream/ls/", _where(path), params=params)) as lines:
+        async with aclosing(self.http.lines("GET", "ipfs-stream/ls", _where(path), params=params)) as lines:
             async for line in lines:
                 yield _read(Entry, line)
 
     async def block_get(self, cid: CID) -> bytes:
         """One verified block."""
-        async with self.http.request("GET", "ipfs/", str(cid), params={"format": "raw"}) as response:
+        async with self.http.request("GET", "ipfs", str(cid), params={"format": "raw"}) as response:
             block = await response.read()
         cid.verify(block)
         return block
@@ -124,7 +124,7 @@ class RemoteNode:
     async def block_has(self, cid: CID) -> bool:
         """Whether the server's node has the block."""
         try:
-            async with self.http.request("HEAD", "ipfs/", str(cid), params={"format": "raw"}):
+            async with self.http.request("HEAD", "ipfs", str(cid), params={"format": "raw"}):
                 return True
         except NotFoundError:
             return False
@@ -240,7 +240,7 @@ class RemoteNode:
         if entity_bytes is not None:
             start, stop = entity_bytes
             params["entity-bytes"] = f"{start}:{'*' if stop is None else stop}"
-        async with self.http.request("GET", "ipfs/", _where(path), params=params) as response:
+        async with self.http.request("GET", "ipfs", _where(path), params=params) as response:
             async for piece in response.content.iter_chunked(PIECE_BYTES):
                 yield piece
 
@@ -252,7 +252,7 @@ class RemoteNode:
         """Keep a root and everything below it. Raises RetrievalError naming the first missing block."""
         result = None
         lines = self.http.lines(
-            "PUT", "ipfs-stream/pins/", str(cid), params={"name": name}, silence=SLOW_TIMEOUT
+            "PUT", "ipfs-stream/pins", str(cid), params={"name": name}, silence=SLOW_TIMEOUT
         )
         async with aclosing(lines):
             async for line in lines:
@@ -266,7 +266,7 @@ class RemoteNode:
 
     async def unpin(self, cid: CID) -> None:
         """Let garbage collection have it. Raises NotFoundError where there is no such pin."""
-        async with self.http.request("DELETE", "ipfs-stream/pins/", str(cid)):
+        async with self.http.request("DELETE", "ipfs-stream/pins", str(cid)):
             pass
 
     async def pins(self) -> list[Pin]:
@@ -277,7 +277,7 @@ class RemoteNode:
     async def remove(self, path: Path) -> GCResult:
         """Unpin a root and take away its blocks that nothing else needs."""
         self._stats.clear()
-        return _read(GCResult, await self.http.json("DELETE", "ipfs/", _where(path), silence=SLOW_TIMEOUT))
+        return _read(GCResult, await self.http.json("DELETE", "ipfs", _where(path), silence=SLOW_TIMEOUT))
 
     async def gc(self) -> GCResult:
         """Take away every block that no pin and no running transfer needs."""

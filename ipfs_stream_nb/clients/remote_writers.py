@@ -11,6 +11,7 @@ from ipfs_stream_nb.content.cid import CID, DAG_PB, BytesLike
 from ipfs_stream_nb.content.directory import build_directory, build_symlink
 from ipfs_stream_nb.content.importer import get_profile
 from ipfs_stream_nb.content.node import Added
+from ipfs_stream_nb.content.tree_writer import Tree
 from ipfs_stream_nb.errors import BadRequestError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class RemoteTreeWriter:
     def __init__(self, node: RemoteNode, profile: str | None) -> None:
         self._node = node
         self._profile = profile
+        self._names = Tree()
         self._entries: dict[str, CID] = {}
         self._files: list[Added] = []
         self._directories: set[str] = set()
@@ -61,7 +63,7 @@ class RemoteTreeWriter:
         """Send one file of the tree."""
         self._check(name)
         added = await self._node.add(source, profile=self._profile, pin=False)
-        self._entries[name] = added.cid
+        self._put(name, added.cid)
         self._files.append(Added(added.cid, added.size, added.dag_size, name))
         return self._files[-1]
 
@@ -69,11 +71,11 @@ class RemoteTreeWriter:
         """Enter a symbolic link."""
         self._check(name)
         block = build_symlink(target, get_profile(self._profile))
-        self._entries[name] = await self._node.block_put(block.data, codec=DAG_PB, version=block.cid.version)
+        self._put(name, await self._node.block_put(block.data, codec=DAG_PB, version=block.cid.version))
 
     def add_directory(self, name: str) -> None:
         """Make a directory where there is none yet."""
-        self._check(name)
+        self._names.directory(name)
         self._directories.add(name)
 
     async def finish(self, *, pin: bool = True, name: str = "", wrap: bool = True) -> Added:
@@ -101,8 +103,12 @@ class RemoteTreeWriter:
         """Forget the tree; what was sent of it is left to garbage collection. Idempotent."""
         self._open = False
 
+    def _put(self, name: str, cid: CID) -> None:
+        self._names.put(name, cid, 0)
+        self._entries[name] = cid
+
     def _check(self, name: str) -> None:
         if not self._open:
             raise BadRequestError("this writer is finished; begin another for the next tree")
-        if name in self._entries:
-            raise BadRequestError(f"the name {name!r} comes twice in one directory")
+        if name:
+            self._names.check(name)

@@ -41,7 +41,9 @@ async def export_car(
     with lease(root):
         found = await resolve(reader, path)
         last = await _wanted(reader, found, scope, entity_bytes)
-        yield car.encode_header([root])
+        ahead = car.encode_header(
+            [root]
+        )  # sent with the first block: where that is missing nothing is sent at all
         todo: list[Step] = [last, *reversed([(cid, None) for cid in found.blocks[:-1]])]
         on_the_way = len(found.blocks) - 1
         sent: set[bytes] = set()
@@ -55,9 +57,12 @@ async def export_car(
                 raise TooLargeError(f"a CAR holds at most {MAX_BLOCKS:,} blocks; export parts of {root}")
             sent.add(cid.multihash)
             block = await reader.source.get(cid)
-            yield car.encode_section_prefix(cid, len(block)) + block
+            yield ahead + car.encode_section_prefix(cid, len(block)) + block
+            ahead = b""
             if follow:
                 todo.extend(reversed(_below(cid, block, scope, wanted)))
+        if ahead:
+            yield ahead
 
 
 async def _wanted(

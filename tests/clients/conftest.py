@@ -1,0 +1,53 @@
+"""Clients of both kinds over real stores and real servers."""
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from ipfs_stream_nb.clients.content import AsyncClient
+from ipfs_stream_nb.clients.remote import RemoteNode
+from ipfs_stream_nb.clients.server import ServerInfo
+from ipfs_stream_nb.content.embedded import EmbeddedNode
+from ipfs_stream_nb_server.standalone import StandaloneServer
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """The tests' own process may be a child of a Jupyter server: that one is nobody's business here."""
+    for name in ("JPY_PARENT_PID", "JUPYTERHUB_SERVICE_URL", "JUPYTERHUB_SERVICE_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def repo(tmp_path, monkeypatch, no_kernel):
+    """An empty store, the default one of this test."""
+    repo = tmp_path / "repo"
+    monkeypatch.setenv("IPFS_STREAM_NB_REPO", str(repo))
+    return repo
+
+
+@pytest.fixture
+def server(repo):
+    """A real server over it."""
+    with StandaloneServer(partial(EmbeddedNode.open, repo)) as server:
+        yield server
+
+
+@pytest.fixture(params=["embedded", "remote"])
+async def client(request, repo, server):
+    """The async client on the store itself, and over HTTP."""
+    info = ServerInfo.at(server.url, server.token)
+    node = RemoteNode(info) if request.param == "remote" else await EmbeddedNode.open(repo)
+    async with AsyncClient(node, info) as client:
+        yield client
+
+
+@pytest.fixture(params=["embedded", "remote"])
+async def node(request, repo, server):
+    """The node interface on the store itself, and over HTTP."""
+    info = ServerInfo.at(server.url, server.token)
+    node = RemoteNode(info) if request.param == "remote" else await EmbeddedNode.open(repo)
+    yield node
+    await node.close()
+    await asyncio.sleep(0)  # closed connections leave on the next turn of the loop

@@ -21,11 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
@@ -81,7 +83,9 @@ def video(
     """
     rate = _checked_rate(frame_rate)
     if not (math.isfinite(duration) and 0 < duration * rate <= MAX_NUMBER):
-        raise BadRequestError(f"duration={duration!r}: expected seconds above 0, for at most {MAX_NUMBER} frames.")
+        raise BadRequestError(
+            f"duration={duration!r}: expected seconds above 0, for at most {MAX_NUMBER} frames."
+        )
     if gop is not None and gop < 1:
         raise BadRequestError(f"gop={gop!r}: expected a number of frames from 1.")
     clip = _Clip(
@@ -99,7 +103,12 @@ def video(
 
 
 def image(
-    path: StrPath | None = None, *, kind: str | None = None, width: int = 640, height: int = 360, number: int = 0
+    path: StrPath | None = None,
+    *,
+    kind: str | None = None,
+    width: int = 640,
+    height: int = 360,
+    number: int = 0,
 ) -> Path | bytes:
     """Frame `number` of a clip at 30 frames a second as a picture; `kind` comes from the path's ending, else "png"."""
     if kind is None:
@@ -122,7 +131,8 @@ def table(path: StrPath | None = None, *, rows: int = 1000) -> Path | bytes:
     Needs pyarrow, which comes with the extra `lab`; raises BadRequestError without it.
     """
     try:
-        import pyarrow as pa  # noqa: PLC0415 - optional, and slow to import
+        # Optional, and slow to import.
+        import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError:
         raise BadRequestError("samples.table needs pyarrow: pip install 'ipfs_stream_nb[lab]'.") from None
@@ -191,10 +201,11 @@ class _Clip:
         options = {"fflags": "+bitexact", **({"movflags": faststart} if self.kind == "mp4" else {})}
         with av.open(path, "w", format=self.kind, options=options) as output:
             video_codec, audio_codec = _VIDEO_CODECS[self.kind]
-            picture = output.add_stream(video_codec, self.rate)
-            assert isinstance(picture, VideoStream)  # noqa: S101 - for the type checker
+            picture = cast("VideoStream", output.add_stream(video_codec, self.rate))
             self._set_up(picture)
-            track = output.add_stream(audio_codec, SAMPLE_RATE, layout="stereo") if self.audio else None
+            track: AudioStream | None = None
+            if self.audio:
+                track = cast("AudioStream", output.add_stream(audio_codec, SAMPLE_RATE, layout="stereo"))
             heard = 0
             for number, frame in enumerate(self._pictures()):
                 output.mux(picture.encode(frame))
@@ -231,7 +242,11 @@ class _Clip:
 
     def _pictures(self) -> Iterator[VideoFrame]:
         painter, reformatter = FramePainter(self.width, self.height, self.rate), VideoReformatter()
-        noise = np.random.default_rng(7).integers(0, self.grain + 1, 2**21, dtype=np.uint8) if self.grain else None
+        noise = (
+            np.random.default_rng(7).integers(0, self.grain + 1, 2**21, dtype=np.uint8)
+            if self.grain
+            else None
+        )
         for number in range(self.frames):
             pixels = painter.paint(number)
             if noise is not None:
@@ -239,7 +254,9 @@ class _Clip:
             # Clockwise by the player undoes counter-clockwise here.
             stored = np.ascontiguousarray(np.rot90(pixels, self.rotation // 90))
             frame = reformatter.reformat(
-                VideoFrame.from_ndarray(stored, format="rgba"), format="yuv420p", dst_colorspace=Colorspace.ITU709
+                VideoFrame.from_ndarray(stored, format="rgba"),
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
             )
             frame.pts, frame.time_base = number, 1 / self.rate
             yield frame
@@ -285,7 +302,17 @@ def _set_display_matrix(path: str, rotation: int) -> None:
     PyAV before 18 cannot set it; the layout is fixed, so that the same 36 bytes do for every version.
     """
     cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[rotation]
-    matrix = np.array([cosine, sine, 0, -sine, cosine, 0, 0, 0, 1]) * [65536, 65536, 1, 65536, 65536, 1, 1, 1, 2**30]
+    matrix = np.array([cosine, sine, 0, -sine, cosine, 0, 0, 0, 1]) * [
+        65536,
+        65536,
+        1,
+        65536,
+        65536,
+        1,
+        1,
+        1,
+        2**30,
+    ]
     with Path(path).open("r+b") as file:
         start, end = 0, os.fstat(file.fileno()).st_size
         for name in (b"moov", b"trak", b"tkhd"):

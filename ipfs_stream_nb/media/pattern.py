@@ -22,7 +22,9 @@ MAX_NUMBER = 2**24 - 1
 # measures are fractions of the picture, so that it reads the same at any scale.
 _COLUMNS, _ROWS, _ROW_HEIGHT = 16, 2, 1 / 20
 _BLACK, _WHITE = 16, 235
-_CONTRAST = 60  # a cell must lie this far from the middle between the darkest and the brightest, in per cent of half
+_CONTRAST = (
+    60  # a cell must lie this far from the middle between the darkest and the brightest, in per cent of half
+)
 
 # Stops of the cyclic palette (RGB): night blue, teal, violet, amber.
 _STOPS = ((18, 24, 62), (20, 92, 110), (84, 50, 128), (196, 116, 52), (74, 30, 84), (18, 24, 62))
@@ -45,7 +47,9 @@ class FramePainter:
         """Frame `number` as (height, width, 4) uint8 RGBA, fully opaque."""
         time = number / self.frame_rate
         shift = np.uint8(int(time * 24) & 255)
-        canvas = self._palette[self._phase + shift].view(np.uint8).reshape(self.height, self.width, 4)
+        canvas: Picture = (
+            self._palette[self._phase + shift].view(np.uint8).reshape(self.height, self.width, 4)
+        )
         self._draw_ball(canvas, float(time))
         self._draw_text(canvas, (*timecode(time),), ("frame ", *str(number)))
         self._draw_code(canvas, number)
@@ -87,13 +91,14 @@ def read_frame_number(picture: npt.ArrayLike) -> int | None:
     pixels = np.asarray(picture)
     if pixels.ndim not in (2, 3) or min(pixels.shape[:2]) < MIN_SIDE // 4:
         return None
-    height, width = pixels.shape[:2]
+    height = pixels.shape[0]
     top = height - math.ceil(_ROWS * height * _ROW_HEIGHT)
     strip = pixels[top:].astype(np.float32)
     if strip.ndim == 3:
         strip = strip[..., :3].mean(axis=2)
     cells = np.array(
-        [[_cell_mean(strip, row, column) for column in range(_COLUMNS)] for row in range(_ROWS)], dtype=np.float32
+        [[_cell_mean(strip, row, column) for column in range(_COLUMNS)] for row in range(_ROWS)],
+        dtype=np.float32,
     )
     middle, half = (cells.max() + cells.min()) / 2, (cells.max() - cells.min()) / 2
     if half < 64 or np.abs(cells - middle).min() < half * _CONTRAST / 100:
@@ -133,8 +138,11 @@ def _code_bits(number: int) -> npt.NDArray[np.bool_]:
 def _phase_map(width: int, height: int) -> npt.NDArray[np.uint8]:
     """Where in the palette each pixel stands, as soft waves that have no seam when the palette turns."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(width, height)
-    waves = np.sin(5.1 * x + 2.2 * y) + np.sin(7.3 * y - 2.9 * x) + np.sin(6 * np.hypot(x - 0.35, y - 0.2))
-    return (waves * 38 + 128 + 30 * y).astype(np.int32).astype(np.uint8)
+    waves: npt.NDArray[np.float32] = (
+        np.sin(5.1 * x + 2.2 * y) + np.sin(7.3 * y - 2.9 * x) + np.sin(6 * np.hypot(x - 0.35, y - 0.2))
+    )
+    phase: npt.NDArray[np.uint8] = (waves * 38 + 128 + 30 * y).astype(np.int32).astype(np.uint8)
+    return phase
 
 
 def _palette() -> npt.NDArray[np.uint32]:
@@ -166,12 +174,12 @@ def _glyphs(marks: tuple[str, ...], width: float) -> dict[str, npt.NDArray[np.fl
     boxes = [font.getbbox(mark, anchor="ls") for mark in marks]
     above = math.ceil(max(-box[1] for box in boxes))
     below = math.ceil(max(box[3] for box in boxes))
-    glyphs = {}
+    glyphs: dict[str, npt.NDArray[np.float32]] = {}
     for mark in marks:
         cell = max(4, round(width if mark.isdigit() else font.getlength(mark) + width / 6))
         tile = Image.new("L", (cell, above + below))
         ImageDraw.Draw(tile).text((cell / 2, above), mark, fill=255, font=font, anchor="ms")
-        glyphs[mark] = np.asarray(tile, dtype=np.float32)[..., None] / 255
+        glyphs[mark] = np.asarray(tile, dtype=np.float32)[..., None] / np.float32(255)
     return glyphs
 
 

@@ -133,9 +133,13 @@ class Player(anywidget.AnyWidget):
         kind = kind_of(stat.mime_type)
         fixed = {"path": self._path, "mime_type": stat.mime_type, "size": stat.size, "kind": kind}
         if kind == "other":
-            what = "empty" if not stat.size else f"{stat.mime_type} ({size_text(stat.size)})"
-            read = f'client.cat("{self._path}") and client.open("{self._path}") read it.'
-            fixed |= {"state": "error", "error": f"This is {what}, not video, audio or an image. {read}"}
+            essence = stat.mime_type.partition(";")[0]
+            what = "empty" if not stat.size else f"{essence} ({size_text(stat.size)})"
+            fixed |= {
+                "state": "error",
+                "error": f"This is {what}, not video, audio or an image. "
+                f'Its bytes can be had with `client.open("{self._path}")`.',
+            }
         return fixed | {"base_url": server.base_url, "same_origin": server.same_origin}
 
     def __repr__(self) -> str:
@@ -214,7 +218,7 @@ class Player(anywidget.AnyWidget):
 
     def _codecs(self) -> str:
         """The names of the codecs inside, for a browser that could not decode them."""
-        return ", ".join(stream.codec for stream in self._client.info(self._path).streams)
+        return ", ".join(stream.codec or "unknown" for stream in self._client.info(self._path).streams)
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Take what the browser reports (ipywidgets calls this)."""

@@ -68,5 +68,4 @@ def _decode(file: ContentFile) -> Poster:
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=QUALITY)
-    rate = next((stream.frame_rate for stream in info.streams if stream.kind == "video"), None)
-    return Poster(out.getvalue(), float(rate) if rate else None)
+    return Poster(out.getvalue(), info.video.frame_rate if info.video else None)

@@ -139,6 +139,8 @@ class Lab:
             """() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'""",
             timeout=60_000,
         )
+        if page.evaluate("document.body.dataset.jpThemeLight") != "true":  # an earlier test's wish
+            self.theme(page, "JupyterLab Light")
 
     def run_all(self, page: Page, name: str = "") -> dict[str, Any]:
         """Run all cells to their end; gives the notebook as it is then. Fails where a cell did."""
@@ -167,3 +169,4 @@ class Lab:
         page.wait_for_function(
             "dark => document.body.dataset.jpThemeLight === String(!dark)", arg="Dark" in name
         )
+        page.locator("#jupyterlab-splash").wait_for(state="detached")

@@ -28,6 +28,7 @@ const ICONS = {
 
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const finite = (x) => (Number.isFinite(x) ? x : 0);
+const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 const percent = (x) => `${Math.round(x * 100)} %`;
 
 export function clock(seconds) {
@@ -277,7 +278,7 @@ class View {
   }
 
   buildMedia() {
-    const media = make(this.kind, "media", { preload: "metadata", playsinline: "", tabindex: "-1" });
+    const media = make(this.kind, "media", { preload: "metadata", playsinline: "" });
     this.media = media;
     this.stage.prepend(media);
     this.buildControls();
@@ -303,7 +304,8 @@ class View {
     if (this.kind !== "video") return;
     this.big = make("button", "big", { type: "button", tabindex: "-1" });
     this.stage.append(this.big);
-    this.listen(this.big, { click: () => this.toggle() });
+    // The button goes away with the click: the focus must not, or the next key would be the notebook's.
+    this.listen(this.big, { click: () => (this.takeFocus(), this.toggle()) });
     this.listen(media, { click: () => this.toggle(), dblclick: () => this.fullscreen() });
     this.listen(this.root, { pointermove: () => this.stir(), pointerleave: () => this.stir(0) });
   }
@@ -350,7 +352,7 @@ class View {
   describe() {
     const { media, image, model } = this;
     const width = media?.videoWidth || image?.naturalWidth;
-    const facts = [model.get("mime_type"), bytes(model.get("size"))];
+    const facts = [model.get("mime_type").split(";")[0], bytes(model.get("size"))];
     if (width) facts.splice(1, 0, `${width} × ${media?.videoHeight || image.naturalHeight}`);
     if (this.kind === "video" && media.videoWidth === 0 && media.readyState) facts.push("sound only: no decoder here for the picture");
     this.facts.textContent = facts.join("  ·  ");
@@ -447,19 +449,19 @@ class View {
   async fail(reason, { status, text = "" } = {}) {
     const { kind, model } = this;
     const [path, mime] = [model.get("path"), model.get("mime_type")];
-    const reader = { video: `client.frames("${path}")`, audio: `client.audio("${path}")` }[kind] ?? `client.open("${path}")`;
-    const rescue = `The kernel may still read it: ${reader}. Or convert it, for instance to ${
+    const reader = { video: "frames", audio: "audio" }[kind] ?? "open";
+    const rescue = `The kernel may still read it: \`client.${reader}("${path}")\`. Or convert it, for instance to ${
       { video: "H.264 in MP4 or VP9 in WebM", audio: "MP3, AAC or Opus" }[kind] ?? "PNG or JPEG"
     }, and add the result.`;
     const can = this.media?.canPlayType(mime) ? "" : ` It says itself that it does not know ${mime}.`;
     const messages = {
       unsupported: [`This browser can't play this ${kind}`, (c) => `It has no decoder for ${c || mime}, or the file is damaged.${can} ${rescue}`],
       decode: [`The ${kind} can't be decoded`, (c) => `Decoding ${c || mime} stopped at ${clock(this.position)}: the file is damaged there, or uses a feature that this browser lacks. ${rescue}`],
-      missing: ["Content not found", () => `The server does not have ${path}. ${text}`],
-      forbidden: ["Not allowed", () => `The server does not let this browser read ${path}. ${text || "Reload the page to log in again."}`],
+      missing: ["Content not found", () => sentence(text) || `The server does not have ${path}.`],
+      forbidden: ["Not allowed", () => `The server does not let this browser read ${path}. ${sentence(text) || "Reload the page to log in again."}`],
       unreachable: ["The server can't be reached", () => `No answer from ${this.url && new URL(this.url).origin}. Is it still running, and reachable from this browser?`],
-      server: ["The server could not deliver", () => text || `It answered with status ${status}.`],
-      kernel: ["The kernel gave no address for this content", () => `${text}. Run the cell again, or restart the kernel.`],
+      server: ["The server could not deliver", () => sentence(text) || `It answered with status ${status}.`],
+      kernel: ["The kernel gave no address for this content", () => `${sentence(text)} Run the cell again, or restart the kernel.`],
     };
     const [title, explain] = messages[reason];
     const show = (codecs) => {
@@ -475,6 +477,7 @@ class View {
   }
 
   showMessage(content) {
+    if (content && this.root.contains(document.activeElement)) this.takeFocus();
     this.message.hidden = !content;
     this.root.classList.toggle("has-message", Boolean(content));
     if (!content) return this.model.get("error") && this.kind !== "other" && this.report({ error: "" });
@@ -482,7 +485,9 @@ class View {
     this.message.setAttribute("role", other ? "note" : "alert");
     const words = make("div", "words");
     if (content.title) words.append(make("strong", "", {}, content.title));
-    words.append(make("p", "", {}, content.text));
+    // What stands between backticks is code.
+    const parts = content.text.split("`").map((part, i) => (i % 2 ? make("code", "", {}, part) : part));
+    words.append(make("p", "", {}, ...parts));
     if (content.retry) {
       const again = make("button", "retry", { type: "button" }, "Try again");
       this.listen(again, { click: () => this.retry() });
@@ -491,10 +496,14 @@ class View {
     this.message.replaceChildren(icon(other ? "file" : "alert"), words);
   }
 
+  takeFocus() {
+    this.root.focus({ preventScroll: true });
+  }
+
   retry() {
     Object.assign(this, { failures: 0 });
     Object.assign(this.session, { cookieFailed: false, token: null });
-    this.root.focus();
+    this.takeFocus();
     this.start();
   }
 
@@ -522,7 +531,6 @@ class View {
 
   toggle() {
     this.session.lead(this);
-    this.root.contains(document.activeElement) || this.root.focus({ preventScroll: true });
     if (this.media.paused) this.play();
     else this.pause();
   }

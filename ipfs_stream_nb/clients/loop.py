@@ -35,20 +35,26 @@ def run_in(
         raise BadRequestError(
             "this blocks, so it may not be called on the client's own event loop; use a thread"
         )
-    started, ended = threading.Event(), threading.Event()
+    running: list[asyncio.Task[Any]] = []
+    given_up, ended = threading.Event(), threading.Event()
 
     async def operation() -> T:
-        started.set()
         try:
+            running.extend(task for task in [asyncio.current_task()] if task)
+            if given_up.is_set():
+                raise asyncio.CancelledError
             return await call()
         finally:
             ended.set()
 
-    future = asyncio.run_coroutine_threadsafe(operation(), loop)
     try:
+        future = asyncio.run_coroutine_threadsafe(operation(), loop)
         _watch(future, progress)
     except BaseException:
-        if future.cancel() and started.is_set():
+        # an interrupt can come anywhere, also while the operation is being handed over
+        given_up.set()
+        if running:
+            loop.call_soon_threadsafe(running[0].cancel)
             ended.wait(CANCEL_WAIT)
         raise
     try:

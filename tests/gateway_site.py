@@ -70,7 +70,8 @@ class Site:
             DAG_PB,
         )
         self.broken()
-        self.block("cbor", b"\xa1\x61a\x01", DAG_CBOR)
+        link = b"\xd8\x2a\x58\x25\x00" + bytes(hello)  # tag 42 over a byte string of 37
+        self.block("cbor", b"\xa1\x61a" + link, DAG_CBOR)
         self.block("dag-json", b'{"a":1}', DAG_JSON_CODEC)
         self.block("json", b'{"a":1}', JSON_CODEC)
         self.block("plain-cbor", b"\x01", CBOR_CODEC)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from ipfs_stream_nb.content import car
-from ipfs_stream_nb.content.cid import CID, DAG_PB
+from ipfs_stream_nb.content.cid import CID, DAG_PB, RAW
 from ipfs_stream_nb.content.hamt import ROOT, HashPrefix, read_shard
 from ipfs_stream_nb.content.links import links_of
 from ipfs_stream_nb.content.node import DagScope, Path
@@ -35,17 +35,15 @@ async def export_car(
 
     `scope`: "block" the path's last block alone; "entity" the file, or the blocks of the directory itself; "all"
     everything below. `entity_bytes` (with "entity", for files): only the blocks of bytes `from` to `to`, both
-    counted in, None for the end, negative from the end. Raises what resolving the path raises, before a byte.
+    counted in, None for the end, negative from the end. Other codecs than UnixFS have no entity but the block.
+    Raises what resolving the path raises, before a byte.
     """
     root, _ = parse_path(path)
     with lease(root):
-        found = await resolve(reader, path)
-        last = await _wanted(reader, found, scope, entity_bytes)
-        ahead = car.encode_header(
-            [root]
-        )  # sent with the first block: where that is missing nothing is sent at all
-        todo: list[Step] = [last, *reversed([(cid, None) for cid in found.blocks[:-1]])]
-        on_the_way = len(found.blocks) - 1
+        way, last = await _start(reader, path, scope, entity_bytes)
+        ahead = car.encode_header([root])  # sent with the first block: where that is missing, nothing is sent
+        todo: list[Step] = [last, *reversed([(cid, None) for cid in way])]
+        on_the_way = len(way)
         sent: set[bytes] = set()
         while todo:
             cid, wanted = todo.pop()
@@ -63,6 +61,18 @@ async def export_car(
                 todo.extend(reversed(_below(cid, block, scope, wanted)))
         if ahead:
             yield ahead
+
+
+async def _start(
+    reader: DagReader, path: Path, scope: DagScope, entity_bytes: tuple[int, int | None] | None
+) -> tuple[tuple[CID, ...], Step]:
+    """The blocks on the way to the path's last one, and that one. A bare root may be of any codec and shape: it
+    is resolved only where its bytes or its entries are asked for."""
+    root, names = parse_path(path)
+    if not names and (scope != "entity" or root.codec not in {RAW, DAG_PB}):
+        return (), (root, None)
+    found = await resolve(reader, path)
+    return found.blocks[:-1], await _wanted(reader, found, scope, entity_bytes)
 
 
 async def _wanted(

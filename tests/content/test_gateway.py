@@ -757,6 +757,25 @@ async def test_car_scopes(ask):
 
 
 @pytest.mark.parametrize(
+    ("name", "scope", "below"),
+    [
+        ("cbor", "all", ["hello"]),
+        ("cbor", "entity", []),
+        ("cbor", "block", []),
+        ("not-unixfs", "all", []),
+        ("json", "all", []),
+    ],
+)
+async def test_car_of_any_dag(ask, name, scope, below):
+    """A root need not be UnixFS: its links are followed whatever its codec, and its entity is its block."""
+    cid = SITE.cids[name]
+    reply = await ask(cid, format="car", dag_scope=scope)
+    assert blocks_of(reply.body) == [cid, *(SITE.cids[child] for child in below)]
+    with pytest.raises(NotFoundError):
+        await ask(SITE.cids["absent"], format="car", dag_scope=scope)
+
+
+@pytest.mark.parametrize(
     ("entity_bytes", "leaves"),
     [
         ("0:*", range(21)),

@@ -1,16 +1,13 @@
 """The formats against boxo, the Go library inside Kubo: same CIDs, and each reads what the other wrote.
 
-The Go program is tests/interop/boxo; it is built once into .cache/ (or $XDG_CACHE_HOME), for which Go and its
-module proxy are needed.
+The Go program is tests/interop/boxo; see go_program for how it is built.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-import shutil
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from go_program import build
 from ipfs_stream_nb.content import unixfs
 from ipfs_stream_nb.content.car import CarDecoder, encode_header, encode_section
 from ipfs_stream_nb.content.cid import CID
@@ -64,31 +62,10 @@ def _go(*command: str) -> None:
     )
 
 
-def _build() -> Path:
-    if shutil.which("go") is None:
-        pytest.skip("Go is not installed, so boxo's opinion cannot be had")
-    texts = [(SOURCES / name).read_bytes() for name in ("go.mod", "go.sum", "main.go")]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or PROJECT / ".cache") / "ipfs_stream_nb"
-    program = cache / f"boxo-oracle-{hashlib.sha256(b''.join(texts)).hexdigest()[:16]}"
-    if program.exists():
-        return program
-    cache.mkdir(parents=True, exist_ok=True)
-    try:
-        _go("mod", "download")
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"the Go modules of boxo could not be fetched in {GO_SECONDS} s")
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"the Go modules of boxo cannot be fetched: {error.stderr.strip()[-200:]}")
-    new = program.with_suffix(f".{os.getpid()}")
-    _go("build", "-buildvcs=false", "-o", str(new), ".")
-    new.replace(program)
-    return program
-
-
 @pytest.fixture(scope="module")
 def oracle():
     """Boxo, for the tests of this module."""
-    running = Oracle(_build())
+    running = Oracle(build(Path(__file__).parent / "boxo"))
     yield running
     running.close()
 

@@ -64,7 +64,7 @@ def _cbor_items(view: memoryview) -> Iterator[tuple[int, int, int]]:
         due += _MORE_ITEMS.get(major, 0) * value - 1 if major != _TAG else 0
         if major in {_BYTE_STRING, _TEXT}:
             at += value
-        if due > len(view) - at:  # each item takes a byte at least
+        if at > len(view):
             raise CorruptContentError("a DAG-CBOR block is cut short")
     if at != len(view):
         raise CorruptContentError(f"{len(view) - at} bytes follow the end of a DAG-CBOR block")

@@ -169,6 +169,22 @@ def test_what_is_no_car(data):
             decode(data, *steps)
 
 
+def test_a_section_over_the_end_of_a_v2():
+    """A section that reaches over the declared data is refused at once, not waited for."""
+    payload = car_v1([A.cid], [A])
+    with pytest.raises(CorruptContentError, match="reaches over the end"):
+        CarDecoder().feed(car_v2(payload, size=len(payload) - 1) + bytes(99))
+    with pytest.raises(CorruptContentError, match="reaches over the end"):
+        CarDecoder().feed(car_v2(payload + b"\x80"))
+
+
+@pytest.mark.parametrize("wrong", [{"offset": 50}, {"size": 0}, {"index_at": 60}])
+def test_v2_headers_that_overlap(wrong):
+    """Data inside of the header, no data, and an index inside of the data are named as such."""
+    with pytest.raises(CorruptContentError, match="CARv2 header places"):
+        CarDecoder().feed(car_v2(car_v1([A.cid], [A]), **wrong))
+
+
 def test_limits_come_before_memory():
     """A header or block that declares more than is allowed is refused before its bytes are waited for."""
     with pytest.raises(TooLargeError, match=f"at most {MAX_HEADER}"):

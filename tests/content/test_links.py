@@ -101,6 +101,15 @@ def test_malformed_dag_cbor(data):
         links_of(CBOR, data)
 
 
+@pytest.mark.parametrize(
+    "data", [b"\x43ab", b"\x5b" + b"\xff" * 8, b"\x62a", b"\x82\x00", b"\x9b" + b"\xff" * 8]
+)
+def test_cut_dag_cbor_is_called_cut(data):
+    """A string or list that declares more than is there is named as cut."""
+    with pytest.raises(CorruptContentError, match="cut short"):
+        links_of(CBOR, data)
+
+
 def test_depth_costs_nothing():
     """A million arrays inside each other are walked without recursion."""
     assert links_of(CBOR, b"\x81" * 1_000_000 + tag_42(A)) == [A]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final, Protocol, Self, cast
+from typing import Final, Protocol, Self, TypeVar
 
 from cachetools import LRUCache
 
@@ -37,6 +37,9 @@ DECODE_ON_LOOP_BYTES: Final = 16 * 1024
 PIECE_BYTES: Final = 1024 * 1024
 """The largest piece that a read hands out."""
 _LINK_BYTES: Final = 170  # what a decoded link takes in memory, roughly
+
+
+L = TypeVar("L")
 
 
 class BlockSource(Protocol):
@@ -82,7 +85,6 @@ class Branch:
     lo: int
     hi: int
     depth: int
-    load: asyncio.Future[bytes | DagNode] | None = None
 
 
 class DagReader:
@@ -137,42 +139,54 @@ class DagReader:
             return own
         return own + sum(link.tsize or 0 for link in (await self.node(cid)).unixfs.links)
 
-    async def read(self, cid: CID, size: int, offset: int, stop: int) -> AsyncGenerator[bytes, None]:
+    def read(self, cid: CID, size: int, offset: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Bytes `offset` to `stop` of the file under `cid`, which must be `size` bytes long, in order.
 
         Blocks are loaded READ_AHEAD_BLOCKS at a time. Raises CorruptContentError where a block is not as long
         as its parent says, and what the source raises for a block that it does not have.
         """
+        return self.walk(cid, size, offset, stop, self._leaf)
+
+    async def walk(
+        self, cid: CID, size: int, offset: int, stop: int, leaf: Callable[[Branch], Awaitable[L]]
+    ) -> AsyncGenerator[bytes | L, None]:
+        """As `read`, with what `leaf` makes of each raw block in place of its bytes."""
         todo = [Branch(cid, size, offset, min(stop, size), 0)] if offset < min(stop, size) else []
+        loads: dict[Branch, asyncio.Future[DagNode | L]] = {}
         try:
             while todo:
-                for ahead in todo[-READ_AHEAD_BLOCKS:]:
-                    ahead.load = ahead.load or asyncio.ensure_future(self._load(ahead))
-                branch = todo[-1]
-                loaded = await cast("asyncio.Future[bytes | DagNode]", branch.load)
-                todo.pop()
-                if isinstance(loaded, DagNode):
-                    inline, children = expand(branch, loaded)
-                    todo.extend(reversed(children))
-                else:
-                    inline = loaded
+                if len(todo) > 1:  # one alone needs no task of its own
+                    for ahead in todo[-READ_AHEAD_BLOCKS:]:
+                        if ahead not in loads:
+                            loads[ahead] = asyncio.ensure_future(self._load(ahead, leaf))
+                branch = todo.pop()
+                load = loads.pop(branch, None)
+                loaded = await (self._load(branch, leaf) if load is None else load)
+                if not isinstance(loaded, (DagNode, bytes)):
+                    yield loaded
+                    continue
+                inline, children = expand(branch, loaded) if isinstance(loaded, DagNode) else (loaded, [])
+                todo.extend(reversed(children))
                 for at in range(0, len(inline), PIECE_BYTES):
                     yield inline if len(inline) <= PIECE_BYTES else inline[at : at + PIECE_BYTES]
         finally:
-            loads = [branch.load for branch in todo if branch.load is not None]
-            for load in loads:
-                load.cancel()
-            await asyncio.gather(*loads, return_exceptions=True)
+            if loads:
+                for load in loads.values():
+                    load.cancel()
+                await asyncio.gather(*loads.values(), return_exceptions=True)
 
-    async def _load(self, branch: Branch) -> bytes | DagNode:
+    async def _load(self, branch: Branch, leaf: Callable[[Branch], Awaitable[L]]) -> DagNode | L:
         if branch.cid.codec != RAW:
             return await self.child(branch.cid)
-        # where the slice ends with the block, one byte more is asked for: it must not be there
-        at_end = branch.hi == branch.size
         try:
-            data = await self.source.get(branch.cid, branch.lo, branch.hi + at_end)
+            return await leaf(branch)
         except NotFoundError as error:
             raise RetrievalError(f"a part of the content is missing: {error}") from error
+
+    async def _leaf(self, branch: Branch) -> bytes:
+        # where the slice ends with the block, one byte more is asked for: it must not be there
+        at_end = branch.hi == branch.size
+        data = await self.source.get(branch.cid, branch.lo, branch.hi + at_end)
         if len(data) != branch.hi - branch.lo:
             raise CorruptContentError(
                 f"block {branch.cid} is not {branch.size} bytes long, as its parent says"

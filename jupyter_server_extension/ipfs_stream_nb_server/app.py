@@ -99,7 +99,7 @@ class IPFSStreamExtension(ExtensionApp):
             NodeHolder(self._open_node, self.log),
             TokenSigner(self.token_secret, default_ttl=self.token_ttl, max_ttl=self.token_max_ttl),
             self.access_policy_class(),
-            GatewaySettings(public_cache=self.public_cache),
+            GatewaySettings(public_cache=self.public_cache, stored_ranges=True),
             Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)}),
             self.log,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from ipfs_stream_nb.content.blocks import gc, layout, maintenance, pins, sharing
 from ipfs_stream_nb.content.blocks.environment import Environment
@@ -19,6 +20,8 @@ from ipfs_stream_nb.content.blocks.walk import Progress
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.node import GCResult, Pin, RepoStat
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError, StoreError
+
+T = TypeVar("T")
 
 MIN_FREE: Final = 256 * 1024 * 1024
 """Bytes that stay free on the disk unless said otherwise."""
@@ -87,6 +90,26 @@ class BlockStore:
             return data
         env.integrity.check(cid, data)
         return data[start:stop]
+
+    def peek(self, cid: CID, use: Callable[[memoryview], T]) -> T:
+        """What `use` makes of the block where it lies in the map. It must be quick, and not keep the view.
+
+        Verifies and raises as `get` does.
+        """
+        if cid.is_identity:
+            return use(memoryview(cid.digest))
+        env, key = self._env, cid.multihash
+        if not env.integrity.is_sound(key):
+            self.get(cid)  # hashes it, or says what is wrong with it
+        with env.read() as txn:
+            block = txn.get(key, db=env.db.blocks)
+            if block is not None:
+                return use(block)
+        raise NotFoundError(f"block {cid} is not in this store")
+
+    def is_verified(self, cid: CID) -> bool:
+        """Whether the block was hashed since the store was opened, and was right. Takes no time."""
+        return cid.is_identity or self._env.integrity.is_sound(cid.multihash)
 
     def has(self, cid: CID) -> bool:
         """Whether the block is there, and not known to be damaged."""

@@ -146,7 +146,8 @@ async def _respond_content(
         return serve_bytes(answer, len(target), "inode/symlink", slices(target))
     mime_type = await _mime_type(node, answer.request, path, stat)
     answer.set_disposition(mime_type, stat.name or str(stat.cid))
-    return serve_bytes(answer, stat.size, mime_type, partial(node.cat, path.node_path))
+    cat = getattr(node, "cat_stored", node.cat) if answer.settings.stored_ranges else node.cat
+    return serve_bytes(answer, stat.size, mime_type, partial(cat, path.node_path))
 
 
 def _is_known_to_client(request: GatewayRequest, etag: str) -> bool:

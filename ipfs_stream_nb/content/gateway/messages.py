@@ -68,6 +68,9 @@ class GatewaySettings:
     """Whether shared caches (a CDN in front) may keep answers; off, since answers may carry a cookie."""
     listing_entries: int = 1000
     """Entries on one page of a directory listing."""
+    stored_ranges: bool = False
+    """Whether bodies may have StoredRanges among their pieces (content/stored.py), where the node has them: for a
+    server that sends them from where they lie."""
 
     @property
     def cache_scope(self) -> str:

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from tornado.iostream import StreamClosedError
 
+from ipfs_stream_nb.content.stored import StoredRange
 from ipfs_stream_nb.errors import IPFSStreamError
 from ipfs_stream_nb_server.handlers.base import IPFSHandler
 from ipfs_stream_nb_server.handlers.http import ClientStalledError
+from ipfs_stream_nb_server.sending import Piece, ReadAhead, Sender
 from ipfs_stream_nb_server.wire import json_line
 
 JOIN_BYTES: Final = 128 << 10
@@ -24,7 +26,7 @@ class StreamingHandler(IPFSHandler):
     _sender: asyncio.Task[Any] | None = None
     _left = False
 
-    async def send_stream(self, pieces: AsyncGenerator[bytes, None]) -> None:
+    async def send_stream(self, pieces: AsyncGenerator[Piece, None]) -> None:
         """Send the pieces and finish; the headers must be set.
 
         The first piece is had before the headers go out, so that an error in it still becomes an answer. An
@@ -48,20 +50,25 @@ class StreamingHandler(IPFSHandler):
         finally:
             self._sender = None
 
-    async def _send(self, pieces: AsyncGenerator[bytes, None]) -> None:
-        connection: Any = self.request.connection
+    async def _send(self, pieces: AsyncGenerator[Piece, None]) -> None:
         first = await anext(pieces, b"")
-        if len(first) <= JOIN_BYTES:
+        if isinstance(first, StoredRange):
+            first = await first.read() if len(first) <= JOIN_BYTES else await first.checked()
+        if isinstance(first, bytes) and len(first) <= JOIN_BYTES:
             self.write(first)
             if self._headers.get("Content-Length") == str(len(first)):
                 self.finish()  # the whole body, in one write with its headers
                 return
-            await self.patiently(self.flush())
-        else:
-            await self.patiently(self.flush())
-            await self.patiently(connection.write(first))
-        async for piece in pieces:
-            await self.patiently(connection.write(piece))
+            first = b""
+        await self.patiently(self.flush())
+        sender, ahead = Sender(self.request.connection, self.patiently), ReadAhead(pieces)
+        try:
+            await sender.send([first])
+            while batch := await ahead.next():
+                await sender.send(batch)
+        finally:
+            sender.close()
+            await ahead.close()
         self.finish()
 
     async def patiently(self, sent: asyncio.Future[None]) -> None:

@@ -1,0 +1,140 @@
+"""Content on its way into a client's socket: a little ahead of it, and from the store itself where that can be.
+
+Tornado's stream takes bytes, and keeps what the socket does not take yet. Ranges of the block store go past it:
+a thread hands them to the socket, which takes them out of the map, so that they are never copied here and the
+event loop only waits until the socket has room again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from itertools import groupby
+from typing import Any, Final, cast
+
+from tornado.iostream import IOStream, StreamClosedError
+
+from ipfs_stream_nb.content.stored import StoredRange, send_ranges
+from ipfs_stream_nb.errors import IPFSStreamError
+
+AHEAD_STORED: Final = 8 << 20
+"""Bytes that are looked up ahead of the socket where they stay in the store: what one visit to a thread may send."""
+AHEAD_COPIED: Final = 1 << 20
+"""Bytes that are held ahead of the socket where they are copies."""
+
+Piece = bytes | StoredRange
+Patience = Callable[[asyncio.Future[None]], Coroutine[Any, Any, None]]
+"""Waits for a write, for as long as the client may take for it."""
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class ReadAhead:
+    """Gathers pieces while those before are being sent; a task of its own, ended by `close`."""
+
+    def __init__(self, pieces: AsyncGenerator[Piece, None]) -> None:
+        self._pieces = pieces
+        self._ready: list[Piece] = []
+        self._held = 0.0
+        """How full it is: 1 is as much as may be."""
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._task = asyncio.create_task(self._gather())
+        self._task.add_done_callback(lambda _: self._changed.set())
+
+    async def _gather(self) -> None:
+        async for piece in self._pieces:
+            self._ready.append(piece)
+            self._held += len(piece) / (AHEAD_COPIED if isinstance(piece, bytes) else AHEAD_STORED)
+            self._changed.set()
+            if self._held >= 1:
+                self._room.clear()
+                await self._room.wait()
+
+    async def next(self) -> list[Piece]:
+        """What is there, and at least one piece; none at the end. Raises what the generator did."""
+        await self._changed.wait()
+        batch, self._ready, self._held = self._ready, [], 0.0
+        self._room.set()
+        if not batch:
+            await self._task
+        if not self._task.done():
+            self._changed.clear()
+        return batch
+
+    async def close(self) -> None:
+        """Stop gathering, so that the generator can be closed."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()
+
+
+class Sender:
+    """Writes pieces to one connection."""
+
+    def __init__(self, connection: Any, patience: Patience) -> None:
+        self._connection = connection
+        self._patience = patience
+        self._socket: Any = None
+        self._visit: asyncio.Future[list[StoredRange]] | None = None
+
+    async def send(self, pieces: list[Piece]) -> None:
+        """Write pieces; returns when all of them have left this process."""
+        for copied, alike in groupby(pieces, lambda piece: isinstance(piece, bytes)):
+            if copied:
+                await self._patience(self._connection.write(b"".join(cast("list[bytes]", list(alike)))))
+            elif self._can_bypass():
+                await self._send_stored(cast("list[StoredRange]", list(alike)))
+            else:
+                for piece in cast("list[StoredRange]", list(alike)):
+                    await self._patience(self._connection.write(await piece.read()))
+
+    def _can_bypass(self) -> bool:
+        """Not through TLS, nor into chunks, nor on Windows' event loop, which does not watch for room to write."""
+        return (
+            type(self._connection.stream) is IOStream
+            and self._connection._expected_content_remaining is not None  # noqa: SLF001
+            and sys.platform != "win32"
+        )
+
+    async def _send_stored(self, ranges: list[StoredRange]) -> None:
+        if self._connection.stream.closed():
+            raise StreamClosedError
+        if self._socket is None:
+            # a descriptor of our own: Tornado may close its own at any time, and its number be used again
+            self._socket = self._connection.stream.socket.dup()
+        # Tornado checks at the end that as much was written as Content-Length says
+        self._connection._expected_content_remaining -= sum(map(len, ranges))  # noqa: SLF001
+        try:
+            while ranges:
+                self._visit = asyncio.ensure_future(send_ranges(self._socket, ranges))
+                if ranges := await asyncio.shield(self._visit):
+                    await self._writable()
+        except OSError as error:
+            if isinstance(error, IPFSStreamError):
+                raise
+            raise StreamClosedError(real_error=error) from error
+
+    async def _writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        writable: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(self._socket, _settle, writable)
+        try:
+            await self._patience(writable)
+        finally:
+            loop.remove_writer(self._socket)
+
+    def close(self) -> None:
+        """Give the descriptor back, once no thread uses it."""
+        if self._visit is not None:
+            self._visit.add_done_callback(self._close)
+
+    def _close(self, visit: asyncio.Future[list[StoredRange]]) -> None:
+        self._socket.close()
+        if not visit.cancelled():
+            visit.exception()

@@ -63,6 +63,7 @@ class AsyncClient:
         self._node: Node | None = node
         self._http = node.http if isinstance(node, RemoteNode) else ServerHTTP(server)
         self._blocking = blocking
+        self._twin: Client | None = None
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._store = str(getattr(getattr(node, "store", None), "path", ""))
@@ -107,6 +108,8 @@ class AsyncClient:
         """Release the store and the connection; what is used after is a BadRequestError. Idempotent."""
         node, self._node = self._node, None
         if node is not None:
+            if self._twin is not None:
+                await asyncio.to_thread(self._twin.close)
             await node.close()
             await self._http.close()
             if self._on_close is not None:
@@ -367,7 +370,9 @@ class AsyncClient:
         if self._blocking is None:
             raise BadRequestError("only a client of connect_async() can play")
         self.node  # noqa: B018  # raises where the client is closed
-        return Player(await asyncio.to_thread(self._blocking), path_of(content), **options)
+        if self._twin is None:
+            self._twin = await asyncio.to_thread(self._blocking)
+        return Player(self._twin, path_of(content), **options)
 
     async def health(self) -> dict[str, Any]:
         """What the server says about itself: version, node, limits, what it is doing."""

@@ -16,10 +16,10 @@ from platformdirs import user_data_path
 
 from ipfs_stream_nb.content import mime
 from ipfs_stream_nb.content.blocks import BlockStore
-from ipfs_stream_nb.content.car import CarDecoder
 from ipfs_stream_nb.content.car_export import export_car
+from ipfs_stream_nb.content.car_import import import_blocks
 from ipfs_stream_nb.content.cid import CID, BytesLike
-from ipfs_stream_nb.content.importer import Block, get_profile
+from ipfs_stream_nb.content.importer import get_profile
 from ipfs_stream_nb.content.node import (
     Added,
     ByteProgress,
@@ -323,37 +323,14 @@ class EmbeddedNode:
         """Store a CAR's blocks, every one verified, and pin those of its roots that are whole."""
         sink = BlockSink(self.store.transfer(), self._executor)
         try:
-            return await self._import_car(source, sink, pin=pin, progress=progress)
-        finally:
-            await sink.abort()
-
-    async def _import_car(
-        self,
-        source: AsyncIterable[BytesLike],
-        sink: BlockSink,
-        *,
-        pin: bool,
-        progress: ByteProgress | None,
-    ) -> CarInfo:
-        decoder = CarDecoder()
-        count = size = 0
-        async for data in source:
-            for cid, block in decoder.feed(data):
-                await self._run(cid.verify, block)
-                if not cid.is_identity:
-                    await sink.put(Block(cid, block))
-                count += 1
-                size += len(block)
-            if progress is not None:
-                progress(len(data))
-        decoder.finish()
-        await sink.flush()
-        missing = tuple([root for root in decoder.roots if not await self.block_has(root)])
-        if pin:
-            for root in decoder.roots:
+            roots, count, size = await import_blocks(source, sink, progress)
+            missing = tuple([root for root in roots if not await self.block_has(root)])
+            for root in roots if pin else ():
                 if root not in missing:
                     await self.pin(root)
-        return CarInfo(tuple(decoder.roots), count, size, missing)
+        finally:
+            await sink.abort()
+        return CarInfo(roots, count, size, missing)
 
     def export_car(
         self, path: Path, *, scope: DagScope = "all", entity_bytes: tuple[int, int | None] | None = None

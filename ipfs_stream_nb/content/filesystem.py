@@ -14,7 +14,7 @@ from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.errors import BadRequestError
 
 if TYPE_CHECKING:
-    from ipfs_stream_nb.clients.content import Client
+    from ipfs_stream_nb.clients.sync import Client
     from ipfs_stream_nb.content.file import ContentFile
 
 

@@ -104,12 +104,6 @@ def read_shard(shard: UnixFSNode, prefix: HashPrefix = ROOT) -> Shard:
     return Shard(entries, children)
 
 
-def child_shards(shard: UnixFSNode) -> list[CID]:
-    """The deeper shards of a shard, wherever it stands. Raises CorruptContentError."""
-    _, digits = _shape(shard, 0)
-    return [link.cid for link in shard.links if len(link.name) == digits]
-
-
 def _shape(shard: UnixFSNode, used: int) -> tuple[int, int]:
     """The bits that a shard uses, and the hex digits of a slot."""
     if shard.type != UnixFSType.HAMT_SHARD or shard.fanout is None:

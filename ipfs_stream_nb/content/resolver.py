@@ -151,7 +151,7 @@ async def _load(
 async def _lookup(reader: DagReader, directory: DagNode, name: str) -> tuple[CID | None, list[CID]]:
     """The entry's CID, and the shards that were loaded to find it."""
     if directory.unixfs.type == UnixFSType.DIRECTORY:
-        return next((link.cid for link in directory_entries(directory.unixfs) if link.name == name), None), []
+        return next((link.cid for link in directory.unixfs.links if link.name == name), None), []
     lookup = HamtLookup(name)
     shards: list[CID] = []
     found = lookup.step(directory.unixfs)

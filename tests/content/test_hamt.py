@@ -17,7 +17,6 @@ from ipfs_stream_nb.content.hamt import (
     HamtLookup,
     HashPrefix,
     build_shards,
-    child_shards,
     hash_name,
     read_shard,
 )
@@ -47,7 +46,6 @@ def walk(root: CID, blocks: dict[CID, bytes]) -> list[PBLink]:
         cid, prefix = todo.pop()
         node = unixfs.decode(blocks[cid])
         shard = read_shard(node, prefix)
-        assert child_shards(node) == [child.cid for child in shard.children]
         found += shard.entries
         todo += [(child.cid, child.prefix) for child in shard.children]
     return found
@@ -184,7 +182,7 @@ def test_other_nodes_are_no_shards():
 @given(damaged(shards().map(unixfs.encode)) | shards().map(unixfs.encode), st.text(max_size=5))
 def test_any_shard_is_read_or_refused(data, name):
     """Damaged shards bring out nothing but results or errors of ours."""
-    for step in (lambda node: HamtLookup(name).step(node), read_shard, child_shards):
+    for step in (lambda node: HamtLookup(name).step(node), read_shard):
         try:
             step(unixfs.decode(data))
         except IPFSStreamError:

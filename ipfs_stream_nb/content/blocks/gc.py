@@ -130,6 +130,8 @@ def _sweep(env: Environment, keys: Iterable[bytes], progress: Progress | None) -
         if progress is not None:
             progress(PinProgress(blocks, size, None, None))
         time.sleep(_PAUSE)
+    if blocks:  # LMDB uses freed pages again from the second commit on, which a full disk may not get to
+        env.update(lambda txn: State.load(txn, env.db.meta).save(txn, env.db.meta))
     return GCResult(blocks, size, env.state().blocks)
 
 

@@ -21,7 +21,7 @@ from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import PinProgress
 from ipfs_stream_nb.errors import BusyError, CorruptContentError, DiskFullError
 
-_SPARE: Final = 1 << 20
+_SPARE: Final = 1 << 16
 """Bytes that must be free beyond those of a compacted copy."""
 
 

@@ -94,7 +94,7 @@ class Transfer:
                 self._forget()
 
     def _forget(self) -> None:
-        if self._sequences:
+        if self._sequences and not self._env.closed:  # with the store closed, they are those of the dead
             self._env.update(self._delete_notes)
 
     def _delete_notes(self, txn: Txn) -> None:

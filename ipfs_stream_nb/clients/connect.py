@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -88,7 +89,11 @@ async def open_client(
 ) -> AsyncClient:
     """Decide which server it is, and open the nearest way to its store."""
     if url is not None:
-        return await _client_of(ServerInfo.at(url, token), blocking)
+        server = ServerInfo.at(url, token)
+        own = next((own for own in servers_of_kernel() if own.url == server.url), None)
+        if own is not None:
+            server = replace(own, token=server.token or own.token)
+        return await _client_of(server, blocking)
     tried: list[str] = []
     if repo is None:
         for server in servers_of_kernel():

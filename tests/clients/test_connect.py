@@ -358,7 +358,11 @@ _, status = os.waitpid(child, 0)
 print("parent:", client.cat(added), status)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],  # Python 3.12 warns of any fork
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.stderr == ""
     assert "child: this client was opened before the process forked" in done.stdout
@@ -428,6 +432,16 @@ def test_repo_asks_for_the_embedded_server(jupyter, tmp_path, monkeypatch):
     monkeypatch.setenv("JPY_PARENT_PID", str(process.pid))
     with ipfs.connect(repo=tmp_path / "mine") as client:
         assert client.server.embedded
+
+
+def test_the_kernels_own_server_by_url(jupyter, monkeypatch):
+    """Asked for by its URL, the server of this kernel needs no token, and the browser's cookie is good for it."""
+    process, record, environ = jupyter
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", environ["JUPYTER_RUNTIME_DIR"])
+    monkeypatch.setenv("JPY_PARENT_PID", str(process.pid))
+    with ipfs.connect(record["url"]) as client:
+        assert client.server.same_origin
+        assert client.health()["status"] == "ok"
 
 
 def test_tokens_are_never_in_the_default_url(repo):

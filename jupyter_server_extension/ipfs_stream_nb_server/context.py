@@ -87,7 +87,7 @@ class ServerContext:
     nodes: NodeHolder
     signer: TokenSigner
     policy: AccessPolicy = field(default_factory=AccessPolicy)
-    gateway: GatewaySettings = GatewaySettings(stored_ranges=True)
+    gateway: GatewaySettings = field(default_factory=lambda: GatewaySettings(stored_ranges=True))
     limits: Limits = field(default_factory=Limits)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("ipfs_stream_nb.server"))
 

@@ -10,7 +10,7 @@ from ipfs_stream_nb_server.context import ServerContext
 from ipfs_stream_nb_server.handlers.add import AddHandler, DirectoriesHandler
 from ipfs_stream_nb_server.handlers.content import ContentHandler
 from ipfs_stream_nb_server.handlers.health import HealthHandler
-from ipfs_stream_nb_server.handlers.inspection import ListHandler, StatHandler
+from ipfs_stream_nb_server.handlers.inspection import ListHandler, StatHandler, UnknownHandler
 from ipfs_stream_nb_server.handlers.pins import GCHandler, PinHandler, PinsHandler
 from ipfs_stream_nb_server.handlers.tokens import TokensHandler
 
@@ -27,6 +27,7 @@ _ROUTES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
     (r"/ipfs-stream/gc", GCHandler),
     (r"/ipfs-stream/tokens", TokensHandler),
     (r"/ipfs-stream/health", HealthHandler),
+    (r"/ipfs-stream/(.*)", UnknownHandler),
 )
 
 

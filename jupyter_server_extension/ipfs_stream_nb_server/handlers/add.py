@@ -115,10 +115,10 @@ class AddHandler(AddingHandler, StreamingHandler):
             self.start_lines()
         self.finish(json_line({"type": "result"} | added))
 
-    async def refuse(self, error: Exception) -> None:
-        """Answer while the body still comes; nothing of it is kept."""
+    async def _refuse_body(self, error: Exception) -> None:
+        """Nothing of the body is kept."""
         self._let_go()
-        await super().refuse(error)
+        await super()._refuse_body(error)
 
     def on_finish(self) -> None:
         """The answer is out, or given up."""

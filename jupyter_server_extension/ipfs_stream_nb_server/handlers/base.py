@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import wraps
 from inspect import isawaitable
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from tornado import web
 
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Node
-from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, UnauthorizedError
+from ipfs_stream_nb.errors import BadRequestError, UnauthorizedError
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb.security.tokens import Capability, looks_like_token
 from ipfs_stream_nb_server.context import ServerContext
@@ -38,18 +37,11 @@ Method = Callable[..., Any]
 def access(action: Action) -> Callable[[Method], Method]:
     """Say what a handler method does; without it `prepare` refuses every request to the method.
 
-    `web.authenticated` is outermost, since Jupyter looks for it in the route table when it starts.
+    `web.authenticated` asks nothing new: Jupyter looks for it in the route table when it starts.
     """
 
     def mark(method: Method) -> Method:
-        @wraps(method)
-        def guarded(self: IPFSHandler, *args: str) -> Any:
-            if self.granted:
-                return method(self, *args)
-            self.finish()  # refused, and answered while the body came
-            return None
-
-        checked: Method = web.authenticated(guarded)
+        checked: Method = web.authenticated(method)
         checked.ipfs_action = action  # type: ignore[attr-defined]
         return checked
 
@@ -106,19 +98,11 @@ class IPFSHandler(HTTPHandler):
         )
         try:
             await self._authenticate(action)
-            if action is not None:
-                await self._authorize(action)
-                self.check_length()
-                await self.prepare_body()
-        except (IPFSStreamError, web.HTTPError) as error:
-            if action is None or not self.body_follows:
-                raise
+            await self._authorize(action)
+            self.check_length()
+            await self.prepare_body()
+        except Exception as error:  # noqa: BLE001  # logged and answered there
             await self.refuse(error)
-            return
-        if action is None:
-            allowed = [m for m in self.SUPPORTED_METHODS if hasattr(getattr(self, m.lower()), "ipfs_action")]
-            raise web.HTTPError(405, "this path takes %s", ", ".join(allowed))
-        self.granted = True
 
     async def prepare_body(self) -> None:
         """Called when all rights are there, before the body arrives."""
@@ -159,7 +143,10 @@ class IPFSHandler(HTTPHandler):
         except BadRequestError:
             return None
 
-    async def _authorize(self, action: Action) -> None:
+    async def _authorize(self, action: Action | None) -> None:
+        if action is None:
+            known = [m for m in self.SUPPORTED_METHODS if hasattr(getattr(self, m.lower()), "ipfs_action")]
+            raise web.HTTPError(405, "this path takes %s", ", ".join(known))
         verb = HTTP_METHOD_TO_AUTH_ACTION[self.request.method or "GET"]
         allowed = self.authorizer.is_authorized(self, self.current_user, verb, RESOURCE)
         if isawaitable(allowed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
@@ -28,8 +29,6 @@ class HTTPHandler(JupyterHandler):
     """Answers and errors of all routes. Bodies arrive in pieces after `prepare`, so that it can refuse them."""
 
     max_body = MAX_JSON_BODY
-    granted = False
-    """Set by `prepare` when all rights are there; a method does not run without."""
 
     def initialize(self) -> None:
         """Called by Tornado for each request, before anything can be logged."""
@@ -37,19 +36,13 @@ class HTTPHandler(JupyterHandler):
         self._body = bytearray()
         self._received = 0
         self._refused = False
+        self.close_after = False
         self.in_lines = False
         self._linger: object | None = None
         connection: Any = self.request.connection
         connection.set_max_body_size(_NO_LIMIT)
 
     # request bodies
-
-    @property
-    def body_follows(self) -> bool:
-        """Whether the request has a body that its client is sending already."""
-        headers = self.request.headers
-        length = headers.get("Content-Length", "0")
-        return (length != "0" or "Transfer-Encoding" in headers) and "Expect" not in headers
 
     def check_length(self) -> None:
         """Raise TooLargeError for a body that says itself that it is too long."""
@@ -71,8 +64,7 @@ class HTTPHandler(JupyterHandler):
         except (StreamClosedError, ClientStalledError):
             self.abort()
         except Exception as error:  # noqa: BLE001  # it is logged and answered; Tornado would only close
-            self._received = 0
-            await self.refuse(error)
+            await self._refuse_body(error)
 
     def _check_received(self) -> None:
         if self._received > self.max_body:
@@ -95,13 +87,33 @@ class HTTPHandler(JupyterHandler):
         return value
 
     async def refuse(self, error: Exception) -> None:
+        """From `prepare`: answer with an error, in place of the method, in the way that fits the request's body."""
+        headers = self.request.headers
+        if "Expect" in headers:  # the client waits for leave to send its body, and does not get it
+            self.close_after = True
+            raise error
+        if headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers:
+            await self._refuse_body(error)
+            return
+
+        def fail(*_args: str) -> None:
+            raise error
+
+        # an answer before the end of the request, here an empty body's, would make Tornado close the connection
+        self._replace_method(fail)
+
+    def _replace_method(self, method: Callable[..., None]) -> None:
+        setattr(self, (self.request.method or "").lower(), method)
+
+    async def _refuse_body(self, error: Exception) -> None:
         """Answer with an error while the body is still on its way, and read on for a little while.
 
         Closing at once would reset the connection under a client that is busy sending, and it would never see
         the answer (RFC 9112, section 9.6). What is read is thrown away, up to LINGER_BYTES and LINGER_SECONDS.
         """
         self._refused = True
-        self.granted = False
+        self._received = 0
+        self._replace_method(self._end_refused)
         self.log_exception(type(error), error, error.__traceback__)
         if self._headers_written and not self.in_lines:
             self.abort()
@@ -118,6 +130,10 @@ class HTTPHandler(JupyterHandler):
             await self.flush()
         except StreamClosedError:
             self.abort()
+
+    def _end_refused(self, *_args: str) -> None:
+        """In place of the method, when the body of a refused request has ended after all."""
+        self.finish()
 
     # answers
 
@@ -195,6 +211,8 @@ class HTTPHandler(JupyterHandler):
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
+        if self.close_after:
+            self.set_header("Connection", "close")
         if isinstance(error, BusyError):
             self.set_header("Retry-After", "1")
         return json.dumps(body).encode()

@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.errors import NotFoundError
 from ipfs_stream_nb.security.access import Action
-from ipfs_stream_nb_server.handlers.base import access
+from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
 from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
 from ipfs_stream_nb_server.wire import wire
 
@@ -32,6 +33,17 @@ class ListHandler(StreamingHandler):
     async def get(self, path: str) -> None:
         """Send the entries as they are found."""
         await self.send_lines(_entries(await self.node(), path, kinds=self.flag("kinds", False)))
+
+
+class UnknownHandler(IPFSHandler):
+    """Whatever else is asked for below /ipfs-stream/: a 404 as all our errors are, and not Jupyter's page."""
+
+    @access(Action.STATUS)
+    async def get(self, path: str) -> None:
+        """Raise NotFoundError."""
+        raise NotFoundError(f"there is no /ipfs-stream/{path[:100]} on this server")
+
+    head = post = put = patch = delete = get
 
 
 async def _entries(node: Node, path: str, *, kinds: bool) -> AsyncGenerator[object, None]:

@@ -67,18 +67,8 @@ class RemoteNode:
         return cached
 
     async def get_metadata(self, path: Path) -> dict[str, Any]:
-        """The guide's metadata (item 10), `mime_type` and `size` also under their HTTP names."""
-        stat = await self.stat(path)
-        metadata = {
-            "cid": str(stat.cid),
-            "path": str(path),
-            "kind": stat.kind,
-            "size": stat.size,
-            "content_length": stat.size,
-            "mime_type": stat.mime_type,
-            "content_type": stat.mime_type,
-        }
-        return metadata | ({"filename": stat.name} if stat.name else {})
+        """The guide's metadata: see Stat.metadata."""
+        return (await self.stat(path)).metadata(path)
 
     async def cat(
         self, path: Path, offset: int = 0, length: int | None = None

@@ -37,6 +37,19 @@ class Stat:
     mode: int | None = None
     mtime: float | None = None
 
+    def metadata(self, path: Path) -> dict[str, Any]:
+        """The guide's metadata (item 10), `mime_type` and `size` also under their HTTP names."""
+        metadata = {
+            "cid": str(self.cid),
+            "path": str(path),
+            "kind": self.kind,
+            "size": self.size,
+            "content_length": self.size,
+            "mime_type": self.mime_type,
+            "content_type": self.mime_type,
+        }
+        return metadata | ({"filename": self.name} if self.name else {})
+
     def _repr_html_(self) -> str:
         facts = [
             ("CID", self.cid),

@@ -102,7 +102,6 @@ class Player(anywidget.AnyWidget):
         self._path = "/".join([str(cid), *names])
         self._commands: dict[str, dict[str, Any]] = {}
         self._numbers = count(1)
-        self._view_listens = False
         self._from_browser = False
         self._poster_tried = False
         for name, value in self._look_up().items():
@@ -183,25 +182,21 @@ class Player(anywidget.AnyWidget):
         self._command("seek", time=seconds)
 
     def _command(self, kind: str, **fields: Any) -> None:
-        """Send a command, and keep it until a view has done it.
+        """Send a command, and keep it until a view has done it: there may be none yet, or its page be gone.
 
         What is kept is bounded by what a later command replaces: there is one wish to play or pause, and one place.
         """
         command = {"type": kind, "id": next(self._numbers), **fields}
         self._commands["place" if kind == "seek" else "motion"] = command
-        if self._view_listens:
-            self.send(command)
+        self.send(command)
 
     # ---- what comes from the browser
 
     def _receive(self, _widget: Player, message: dict[str, Any], _buffers: list[memoryview]) -> None:
         match message:
             case {"event": "ready"}:
-                self._view_listens = True
                 for command in list(self._commands.values()):
                     self.send(command)
-            case {"event": "gone"}:
-                self._view_listens = False
             case {"event": "ack", "id": done}:
                 self._commands = {k: c for k, c in self._commands.items() if c["id"] != done}
             case {"event": "url" | "codecs" as event, "request": str(request)}:

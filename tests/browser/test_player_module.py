@@ -169,7 +169,8 @@ def test_commands_are_acknowledged_and_kept_over_loading(page: Page, harness: Ha
     page.evaluate(
         "[{type: 'seek', time: 2, id: 1}, {type: 'play', id: 2}].forEach((m) => last.model.message(m))"
     )
-    assert page.evaluate("last.model.sent.filter((m) => m.event === 'ack').map((m) => m.id)") == [1, 2]
+    page.evaluate("last.model.message({type: 'seek', time: 0, id: 1})")
+    assert page.evaluate("last.model.sent.filter((m) => m.event === 'ack').map((m) => m.id)") == [1, 2, 1]
     page.evaluate(f"""() => {{ const model = last.model, question = model.sent.find((m) => m.event === 'url');
         model.message({{request: question.request, url: '{harness.url}ipfs/clip.mp4?token=t', relative: ''}}); }}""")
     wait_for(page, "model.get('state') === 'playing' && media.currentTime >= 2")
@@ -293,8 +294,10 @@ def test_two_views_of_one_model(page: Page, harness: Harness) -> None:
     page.wait_for_function("last.model.get('paused') === true && last.model.get('state') === 'paused'")
     page.evaluate("last.model.message({type: 'play', id: 1})")
     page.wait_for_function("!document.querySelector('video').paused")
-    page.evaluate("last.views[0].close()")
-    assert page.evaluate("last.model.sent.at(-1)") == {"event": "gone"}
+    page.evaluate(
+        "last.views[0].close(); last.model.sent.length = 0; last.model.message({type: 'pause', id: 2})"
+    )
+    assert page.evaluate("last.model.sent") == []
 
 
 def test_a_closed_view_leaves_nothing_behind(page: Page, harness: Harness) -> None:
@@ -467,7 +470,7 @@ def test_dragging_does_not_queue_a_request_per_pixel(page: Page, harness: Harnes
     """A drag over the whole bar ends at the pointer, and most of the places on the way are never asked for."""
     player = show(page, path="long.mp4")
     wait_for_state(page, "ready")
-    harness.delay = 0.2
+    harness.delay = 1
     page.evaluate(
         "window.seeks = 0; document.querySelector('video').addEventListener('seeking', () => seeks++)"
     )

@@ -11,6 +11,7 @@ export const limits = {
   idle: 2500, // ms without a pointer until the controls fade
 };
 
+const SHORTCUTS = "Space K J L M F , . < > ArrowLeft ArrowRight ArrowUp ArrowDown Home End 0 1 2 3 4 5 6 7 8 9";
 const RATES = [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2];
 const ICONS = {
   play: "M8 5.5v13l10.5-6.5z",
@@ -107,6 +108,7 @@ class Session {
   leader = null;
   questions = new Map();
   reporting = false;
+  done = 0; // the last command that was carried out
   token = null; // promise of a URL that carries a capability token
 
   initialize(model) {
@@ -141,7 +143,6 @@ class Session {
     if (this.leader !== view) return;
     if (playing) this.report(view, { paused: true, state: "paused" });
     this.leader = this.views.values().next().value ?? null;
-    if (!this.leader) this.send({ event: "gone" });
   }
 
   lead(view) {
@@ -176,7 +177,9 @@ class Session {
     if ("request" in message) {
       this.questions.get(message.request)?.(message);
     } else if (this.leader && ["play", "pause", "seek"].includes(message.type)) {
-      this.leader[message.type](message.time);
+      // The kernel repeats what was not yet acknowledged when a view says that it is ready.
+      if (message.id > this.done) this.leader[message.type](message.time);
+      this.done = Math.max(this.done, message.id);
       this.send({ event: "ack", id: message.id });
     }
   }
@@ -251,6 +254,7 @@ class View {
     const { kind, model } = this;
     const what = { video: "Video", audio: "Audio", image: "Image" }[kind] ?? "Content";
     this.root = make("div", "", { tabindex: "0", role: "region", "aria-label": `${what} ${model.get("path")}` });
+    if (kind === "video" || kind === "audio") this.root.setAttribute("aria-keyshortcuts", SHORTCUTS);
     this.root.className = "ipfs-player";
     this.root.dataset.kind = kind;
     const path = model.get("path");

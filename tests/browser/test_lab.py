@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -456,6 +457,27 @@ def test_without_the_extension_a_token_serves(page: Page, lab: Lab, shoot: Calla
         "JSON.stringify(window.jupyterapp.shell.currentWidget.content.model.toJSON())"
     )
     assert not lab.url.startswith(traffic.urls[-1].partition("/ipfs/")[0])
+
+
+def test_a_lost_cookie_is_made_good_by_a_token(page: Page, lab: Lab) -> None:
+    """The session's cookie is gone: the kernel gives a URL with a token, on the page's own origin, and it plays."""
+    lab.write(
+        "cookie.ipynb", CONNECT, "player = client.play(client.add(ipfs.samples.video(duration=8)))\nplayer"
+    )
+    traffic = Traffic(page)
+    lab.open(page, "cookie.ipynb")
+    # JupyterLab's own requests would bring the cookie back: so its absence is played by what it leads to.
+    page.route(
+        re.compile(r"/ipfs/\w+$"), lambda route: route.fulfill(status=403, json={"message": "no cookie"})
+    )
+    lab.run_all(page)
+    player = player_of(page)
+    expect(player).to_have_attribute("data-state", "ready", timeout=15_000)
+    assert "token=" in page.evaluate("document.querySelector('.ipfs-player video').src")
+    player.locator(".ipfs-player-big").click()
+    playing(page)
+    assert traffic.urls[-1].startswith(f"{lab.url}ipfs/baf")
+    assert "token" not in ask(page, "{k: v for k, v in player.get_state().items() if not k.startswith('_')}")
 
 
 def test_the_quickstart(page: Page, lab: Lab, shoot: Callable[..., Path]) -> None:

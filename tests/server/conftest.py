@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import random
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -140,3 +141,10 @@ async def server(jupyter_folders, tmp_path, server_config) -> AsyncIterator[Runn
 def server_config() -> dict[str, Any]:
     """Configuration beside the tests' own."""
     return {}
+
+
+@pytest.fixture
+async def large(server):
+    """Random content of several blocks, and its CID."""
+    data = random.Random(1).randbytes((9 << 20) + 12_345)
+    return data, await server.add(data)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ipfs_stream_nb.content.gateway import GatewayRequest, respond
+from http import HTTPStatus
+
+from ipfs_stream_nb.content.gateway import GatewayRequest, GatewayResponse, respond
 from ipfs_stream_nb.errors import BadRequestError
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb_server.handlers.base import access
@@ -23,19 +25,25 @@ class ContentHandler(StreamingHandler):
         for name, value in response.headers:
             self.set_header(name, value)
         if self.capability is not None:
-            # the page that was given the token may be of another origin (a standalone server, VS Code)
-            self.set_header("Cross-Origin-Resource-Policy", "cross-origin")
+            self._fit_to_capability(response)
         if self.capability is not None or hasattr(self, "_new_cookie"):
             # no shared cache may keep what came with a login cookie, or outlive the token in the URL
-            self.set_header(
-                "Cache-Control", self._headers.get("Cache-Control", "").replace("public", "private")
-            )
+            cache = self._headers.get("Cache-Control", "")
+            self.set_header("Cache-Control", cache.replace("public", "private"))
         if response.body is None:
             self.finish()
         else:
             await self.send_stream(response.body)
 
     head = get
+
+    def _fit_to_capability(self, response: GatewayResponse) -> None:
+        # the page that was given the token may be of another origin (a standalone server, VS Code)
+        self.set_header("Cross-Origin-Resource-Policy", "cross-origin")
+        if response.status == HTTPStatus.MOVED_PERMANENTLY:  # to the directory's slash: go on with the token
+            location = self._headers["Location"]
+            join = "&" if "?" in location else "?"
+            self.set_header("Location", f"{location}{join}token={self.get_query_argument('token')}")
 
     def _gateway_request(self) -> GatewayRequest:
         names = self.request.query_arguments.keys() - {"token"}

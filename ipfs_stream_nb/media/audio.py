@@ -77,7 +77,7 @@ def audio(
     end = math.inf if stop is None else check_time("stop", stop, 0.0)
     if end < begin:
         raise BadRequestError(
-            f"stop={stop!r} comes before start={start!r}: expected [start, stop) in seconds."
+            f"stop={end:g} comes before start={begin:g}: expected [start, stop) in seconds."
         )
     with open_media(file, limits) as source:
         source.audio  # noqa: B018 - the error for content without audio comes before any work
@@ -162,7 +162,11 @@ class _Pieces:
             self._make_room(stop - self._first)
             self._samples[start - self._first : stop - self._first] = to_float(frame)[start - at : stop - at]
             self._filled = max(self._filled, stop - self._first)
-        return self._stop is not None and self._next >= self._stop
+        if self._stop is None or self._next < self._stop:
+            return False
+        self._make_room(self._stop - self._first)
+        self._filled = self._stop - self._first  # what was not put there is silence
+        return True
 
     def joined(self) -> Samples:
         """All that was put, clipped to -1…1."""

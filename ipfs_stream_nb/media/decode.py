@@ -132,7 +132,7 @@ class _Decoder(Generic[FrameT]):
     def _set_up(self) -> None:
         context = self.stream.codec_context
         if not context.is_open:
-            context.options = {"max_pixels": str(self.source.limits.max_pixels)}
+            context.options = {"max_pixels": str(self.source.max_pixels)}
 
     def _step(self) -> int:
         return 1
@@ -158,7 +158,10 @@ class VideoDecoder(_Decoder[VideoFrame]):
         context = self.stream.codec_context
         if not context.is_open:
             context.thread_type = "AUTO"
-            context.thread_count = min(os.cpu_count() or 1, MAX_DECODE_THREADS)
+            pixels = max(1, context.width * context.height)
+            context.thread_count = max(
+                1, min(os.cpu_count() or 1, MAX_DECODE_THREADS, self.source.max_pixels // pixels)
+            )
 
     def _step(self) -> int:
         rate = self.stream.average_rate

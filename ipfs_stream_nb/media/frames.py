@@ -163,7 +163,7 @@ class _Selection:
         stop = None if stop is None else check_time("stop", stop, 0.0)
         if stop is not None and stop < start:
             raise BadRequestError(
-                f"stop={stop!r} comes before start={start!r}: expected [start, stop) in seconds."
+                f"stop={stop:g} comes before start={start:g}: expected [start, stop) in seconds."
             )
         if every is not None and count is not None:
             raise BadRequestError("Expected every or count, not both.")
@@ -190,7 +190,7 @@ class _Selection:
         if self.every is not None:
             return math.ceil(length / self.every)
         stream = decoder.stream
-        rate = min(float(stream.average_rate or 0), 240.0)
+        rate = min(float(stream.average_rate or 30), 240.0)
         return min(math.ceil(length * rate) + 2, stream.frames or MAX_COUNT)
 
     def _range(self, decoder: VideoDecoder) -> Iterator[tuple[int, VideoFrame]]:
@@ -272,7 +272,9 @@ def _collect(decoder: VideoDecoder, wanted: _Selection) -> Frames:
     for pts, frame in wanted.select(decoder):
         if converter is None:
             converter = RGBConverter(frame, decoder.source, wanted.size)
-            most = _most(converter, expected, limits)
+            # A number from rate and duration is near the truth: refuse at once what is surely too much.
+            sure = expected if wanted.count is not None else round(expected * 0.9) - 2
+            most = _most(converter, sure, limits)
             array = np.empty((min(max(expected, 1), most), *converter.shape), dtype=np.uint8)
         if len(times) == len(array):
             most = _most(converter, len(times) + 1, limits)

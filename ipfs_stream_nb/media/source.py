@@ -26,7 +26,15 @@ from ipfs_stream_nb.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
-from ipfs_stream_nb.media.reader import CHUNK, DEFAULT_LIMITS, BinaryFile, MediaLimits, PillowFile, Reader
+from ipfs_stream_nb.media.reader import (
+    CHUNK,
+    DEFAULT_LIMITS,
+    BinaryFile,
+    MediaLimits,
+    PillowFile,
+    Reader,
+    check_length,
+)
 
 StreamT = TypeVar("StreamT", VideoStream, AudioStream)
 
@@ -47,9 +55,11 @@ _MAGIC = (
     (0, b"RIFF", "RIFF (AVI, WAV or WebP)"), (0, b"fLaC", "FLAC"), (0, b"ID3", "MP3"), (0, b"\x89PNG", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"), (0, b"GIF8", "GIF"),
 )  # fmt: skip
-# An MP4's index tells all about its streams: no more than a first packet of each need be read.
-_INDEXED = frozenset({b"ftyp", b"moov"})
-_PROBE_INDEXED = 32 * 1024
+# What stands at the head of an MP4 or WebM tells all about their streams: a first packet is enough of a probe.
+_TELLING = (b"ftyp", b"moov"), b"\x1aE\xdf\xa3"
+_PROBE_TELLING = 32 * 1024
+# Made for broadcast: packets that begin before the place where reading starts are no damage.
+_RESYNCING = frozenset({"mpegts", "mpeg"})
 _PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Whose orientation stands in the header; in a PNG it may stand at the end, which is not read for it.
 _EXIF_FORMATS = frozenset({"JPEG", "MPO", "TIFF", "WEBP"})
@@ -73,6 +83,7 @@ class MediaSource:
         self.reader = Reader(file, limits)
         if self.reader.size == 0:
             raise UnsupportedMediaError("The content is empty: expected a video, audio or image file.")
+        check_length(self.reader.head(64), self.reader.size)
         self.exif_orientation = 1
         """A picture file's EXIF orientation, 1 to 8; 1 is upright."""
         self.container = self._open()
@@ -135,11 +146,18 @@ class MediaSource:
         """The packets of one stream from here on; the last one is empty and flushes the decoder."""
         with self.guarded("read"):
             packets = self.container.demux(stream)
+        whole = stream.frames > 0 and "mp4" in self.format  # all packets stand in an index
+        self.reader.missed = 0
         while True:
             with self.guarded("read"):
                 packet = next(packets, None)
             if packet is None:
                 return
+            end = not packet.size
+            if (packet.is_corrupt and self.format not in _RESYNCING) or (
+                end and (self.reader.missed > self.reader.size or (whole and self.reader.missed))
+            ):
+                raise CorruptContentError("The content is cut short: it ends within its media data.")
             yield packet
 
     @contextmanager
@@ -154,6 +172,11 @@ class MediaSource:
             raise _translate(error, done) from error
         self.reader.raise_failure()
 
+    @property
+    def max_pixels(self) -> int:
+        """The limit that holds for this file: that of pictures, or of video."""
+        return self.limits.max_pixels if self.is_image else self.limits.max_video_pixels
+
     def _open(self) -> InputContainer:
         # Without decoders, learning the streams' properties is quick and harmless: parsers do most of it.
         container = self._open_container({"codec_whitelist": "none"})
@@ -165,20 +188,20 @@ class MediaSource:
 
     def _open_container(self, extra: dict[str, str]) -> InputContainer:
         limits = self.limits
-        self.reader.rewind()
-        indexed = self.reader.read(8)[4:] in _INDEXED
+        head = self.reader.head(8)
+        telling = head[4:] in _TELLING[0] or head.startswith(_TELLING[1])
         options = {
             "protocol_whitelist": "none",
             "format_whitelist": ",".join(sorted(FORMATS)),
             "max_streams": str(limits.max_streams),
-            "probesize": str(min(limits.probe_bytes, _PROBE_INDEXED) if indexed else limits.probe_bytes),
+            "probesize": str(min(limits.probe_bytes, _PROBE_TELLING) if telling else limits.probe_bytes),
             "formatprobesize": str(limits.probe_bytes),
             "analyzeduration": str(round(limits.probe_seconds * 1_000_000)),
         }
         self.reader.rewind()
         try:
             with self.guarded("opened"):
-                return av.open(
+                container = av.open(
                     self.reader,
                     mode="r",
                     options={"max_pixels": str(limits.max_pixels)},
@@ -187,13 +210,15 @@ class MediaSource:
                     buffer_size=CHUNK,
                 )
         except CorruptContentError as error:
+            if not isinstance(error.__cause__, av.error.FFmpegError):
+                raise  # the file's own error
             raise self._explain() from error
+        self.reader.watch_counts = "mp4" in container.format.name
+        return container
 
     def _explain(self) -> IPFSStreamError:
         """What to tell about a file that no demuxer took, by how it begins."""
-        self.reader.rewind()
-        head = self.reader.read(16)
-        self.reader.raise_failure()
+        head = self.reader.head(16)
         for offset, magic, name in _MAGIC:
             if head[offset:].startswith(magic):
                 return CorruptContentError(
@@ -206,7 +231,7 @@ class MediaSource:
             raise UnsupportedMediaError(f"The content ({self.format}) has no video, picture or audio.")
         for stream in self.container.streams.video:
             if stream.codec_context is not None:
-                check_pixels(stream.codec_context.width, stream.codec_context.height, self.limits)
+                check_pixels(stream.codec_context.width, stream.codec_context.height, self.max_pixels)
         if self.is_image:
             self._check_image()
 
@@ -221,19 +246,23 @@ class MediaSource:
                 width, height = picture.size
                 if picture.format in _EXIF_FORMATS:
                     self.exif_orientation = Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise UnsupportedMediaError(
+                f"The picture has more than the limit of {self.limits.max_pixels:,} pixels (max_pixels)."
+            ) from error
         except Exception:  # noqa: BLE001 - the decoder is the judge; whatever else Pillow says is of no interest
             self.reader.raise_failure()
             return
         finally:
             self.reader.seek(position)  # where the demuxer goes on
-        check_pixels(width, height, self.limits)
+        check_pixels(width, height, self.max_pixels)
 
 
-def check_pixels(width: int, height: int, limits: MediaLimits) -> None:
-    """Raise UnsupportedMediaError for a picture over max_pixels."""
-    if width * height > limits.max_pixels:
+def check_pixels(width: int, height: int, limit: int) -> None:
+    """Raise UnsupportedMediaError for a picture over a limit of pixels."""
+    if width * height > limit:
         raise UnsupportedMediaError(
-            f"The picture is {width}×{height}: more than the limit of {limits.max_pixels:,} pixels (max_pixels)."
+            f"The picture is {width}×{height}: more than the limit of {limit:,} pixels (max_pixels, max_video_pixels)."
         )
 
 

@@ -1,0 +1,166 @@
+"""The extension in Jupyter: enabling it, its settings, and the life of its node."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from traitlets import TraitError
+from traitlets.config import Config
+
+import ipfs_stream_nb_server
+from ipfs_stream_nb.content.embedded import EmbeddedNode
+from ipfs_stream_nb.errors import StoreError
+from ipfs_stream_nb_server import context
+from ipfs_stream_nb_server.app import IPFSStreamExtension
+from ipfs_stream_nb_server.context import NodeHolder
+from ipfs_stream_nb_server.limits import Limits
+
+ENABLING = "jupyter_server_extension/jupyter-config/jupyter_server_config.d/ipfs_stream_nb_server.json"
+LOG = logging.getLogger("tests")
+
+
+def test_the_file_that_enables_it():
+    """What pip puts into etc/jupyter names the package, and the package has the extension point."""
+    config = json.loads((Path(__file__).parents[2] / ENABLING).read_text())
+    (name,) = config["ServerApp"]["jpserver_extensions"]
+    assert name == ipfs_stream_nb_server.__name__
+    (point,) = ipfs_stream_nb_server._jupyter_server_extension_points()
+    assert point == {"module": name, "app": IPFSStreamExtension}
+
+
+def test_settings_are_documented():
+    """Each setting has a help text, and the limits' defaults are those of Limits."""
+    traits = IPFSStreamExtension.class_own_traits(config=True)
+    assert len(traits) >= 13
+    assert all(trait.help for trait in traits.values())
+    for field in fields(Limits):
+        assert traits[field.name].default_value == field.default
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"quota": -1}, {"max_adds": 0}, {"access_policy_class": "builtins.dict"}, {"max_streams": "many"}],
+)
+def test_wrong_settings_are_refused(wrong):
+    """A value that makes no sense is an error when the server starts, not later."""
+    with pytest.raises(TraitError):
+        IPFSStreamExtension(config=Config({"IPFSStreamExtension": wrong}))
+
+
+async def test_the_store_is_closed_with_the_server(server):
+    """stop_extension closes the node; nothing of it can be used after, and stopping again does no harm."""
+    node = await server.node()
+    await server.extension.stop_extension()
+    with pytest.raises(StoreError, match="closed"):
+        node.store.stat()
+    assert "shutting down" in (await server.json("GET", "ipfs-stream/pins", 503))["error"]
+    await server.extension.stop_extension()
+
+
+async def test_jupyters_start_opens_the_store(server):
+    """The hook that Jupyter calls when its loop runs opens the store in the background."""
+    assert server.context.nodes.node is None
+    await server.extension._start_jupyter_server_extension(server.app)
+    async with asyncio.timeout(20):
+        await server.context.nodes._opening
+    assert server.context.nodes.node is not None
+
+
+async def test_a_store_that_cannot_be_opened(server, tmp_path, caplog, monkeypatch):
+    """The server runs on without its store: 503 with the reason on each route, a line in the log, health says so;
+    once the store is mended, the next request finds it."""
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "data.mdb").write_bytes(b"this is no LMDB file" * 1000)
+    monkeypatch.setattr(context, "REOPEN_AFTER", 0.0)
+    for method, path in [
+        ("GET", "ipfs/bafkqaaa"),
+        ("POST", "ipfs"),
+        ("GET", "ipfs-stream/pins"),
+        ("GET", "ipfs-stream/stat/bafkqaaa"),
+        ("POST", "ipfs-stream/gc"),
+    ]:
+        error = await server.json(method, path, 503, data=b"x" if path == "ipfs" else None)
+        assert error["code"] == "retrieval_failed"
+        assert str(repo) in error["error"]
+    health = await server.json("GET", "ipfs-stream/health", 503)
+    assert (health["status"], health["node"]) == ("unavailable", None)
+    assert str(repo) in health["error"]
+    assert f"No IPFS content can be served: {health['error']}" in caplog.text
+    async with server.request("GET", "api/status") as answer:
+        assert answer.status == 200
+    (repo / "data.mdb").unlink()
+    assert (await server.json("GET", "ipfs-stream/health"))["status"] == "ok"
+
+
+# the holder by itself
+
+
+async def test_opened_once_for_all(tmp_path):
+    """Many requests at once wait for one opening; one that is given up does not end it."""
+    opened = 0
+    gate = asyncio.Event()
+
+    async def opener():
+        nonlocal opened
+        opened += 1
+        await gate.wait()
+        return await EmbeddedNode.open(tmp_path)
+
+    holder = NodeHolder(opener, LOG)
+    waiting = [asyncio.create_task(holder.get()) for _ in range(5)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    gate.set()
+    nodes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(nodes[0], asyncio.CancelledError)
+    assert set(nodes[1:]) == {holder.node}
+    assert opened == 1
+    await holder.close()
+
+
+async def test_a_failure_is_not_tried_again_at_once(monkeypatch):
+    """Within REOPEN_AFTER, requests get the reason without another try; each error of another kind is told."""
+    tries = []
+
+    async def opener():
+        tries.append(1)
+        if len(tries) == 1:
+            raise PermissionError(13, "Permission denied", "/repo")
+        raise RuntimeError("a secret")
+
+    holder = NodeHolder(opener, LOG)
+    for _ in range(3):
+        with pytest.raises(StoreError, match="Permission denied: /repo"):
+            await holder.get()
+    assert len(tries) == 1
+    holder._retry_at = 0.0
+    with pytest.raises(StoreError, match="log") as caught:
+        await holder.get()
+    assert "secret" not in str(caught.value)
+    await holder.close()
+
+
+async def test_closing_while_opening(tmp_path):
+    """A server that stops while its store is being opened closes it all the same."""
+    gate = asyncio.Event()
+
+    async def opener():
+        await gate.wait()
+        return await EmbeddedNode.open(tmp_path)
+
+    holder = NodeHolder(opener, LOG)
+    opening = holder.start()
+    closing = asyncio.create_task(holder.close())
+    await asyncio.sleep(0)
+    gate.set()
+    await closing
+    assert opening.done()
+    assert holder.node is None
+    with pytest.raises(StoreError, match="shutting down"):
+        await holder.get()

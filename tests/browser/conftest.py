@@ -12,11 +12,8 @@ from pathlib import Path
 import pytest
 from playwright import sync_api
 
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed (pip install playwright)"
-)
 sys.path.insert(0, str(Path(__file__).parent))
-from lab import Lab  # noqa: E402 - found by the line above
+from lab import Lab  # found by the line above
 
 BROWSER_VARIABLE = "IPFS_STREAM_NB_BROWSER"
 """Names the browser to be tested with, before what is found by itself."""

@@ -65,7 +65,11 @@ class Environment:
             except OSError as error:
                 self.disconnect()
                 raise as_ours(error, folder) from error
-        self.drop_dead_transfers()
+        try:
+            self.drop_dead_transfers()
+        except BaseException:
+            self.close()
+            raise
 
     def door(self) -> FileLock:
         """The lock under which the store is opened, compacted and tidied up."""
@@ -130,6 +134,7 @@ class Environment:
     def _begin_read(self) -> Txn:
         checked_readers = False
         while True:
+            self.check_usable()  # a forked child must not wait for what its parent holds
             self.gate.enter()
             try:
                 self.check_usable()
@@ -158,6 +163,7 @@ class Environment:
         """
         map_size = 0
         while True:
+            self.check_usable()
             try:
                 with self.writer, self.gate.shared():
                     self.check_usable()
@@ -237,12 +243,22 @@ class Environment:
                 return
             try:
                 self.lmdb.set_mapsize(-(-wanted // MIN_MAP) * MIN_MAP)
+                self._reopen_databases()
             except (lmdb.Error, OverflowError) as error:
                 self.disconnect()
                 self.connect()
                 raise StoreError(
                     f"the block store at {self.folder} cannot be mapped at its new size: {error}"
                 ) from error
+
+    def _reopen_databases(self) -> None:
+        """Have handles that are good for the new map: lmdb before 2.3 ends the old ones with it."""
+        while True:
+            try:
+                self.db, _ = layout.open_databases(self.lmdb, self.folder)
+                return
+            except lmdb.MapResizedError:  # another process was quicker
+                self.lmdb.set_mapsize(0)
 
     def state(self) -> State:
         """The counters as they are now."""

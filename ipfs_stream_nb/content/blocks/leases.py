@@ -91,7 +91,8 @@ class FileLock:
             time.sleep(_POLL)
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
+        """Give it back: by name, since a forked child may have a copy of the descriptor, which would keep it."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)
 
 
@@ -142,6 +143,7 @@ class Lease:
         """Leave the store; the file goes with it."""
         with self._lock:
             self._path.unlink(missing_ok=True)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             self.forget()
 
     def forget(self) -> None:

@@ -12,14 +12,14 @@ import lmdb
 
 from ipfs_stream_nb.content.blocks import layout
 from ipfs_stream_nb.content.blocks.environment import Environment
-from ipfs_stream_nb.content.blocks.failures import as_ours
+from ipfs_stream_nb.content.blocks.failures import as_ours, damaged
 from ipfs_stream_nb.content.blocks.gc import all_keys, one_at_a_time
 from ipfs_stream_nb.content.blocks.leases import living
 from ipfs_stream_nb.content.blocks.records import raw_cid
 from ipfs_stream_nb.content.blocks.walk import Progress
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import PinProgress
-from ipfs_stream_nb.errors import BusyError, CorruptContentError, DiskFullError
+from ipfs_stream_nb.errors import BadCIDError, BusyError, CorruptContentError, DiskFullError
 
 _SPARE: Final = 1 << 16
 """Bytes that must be free beyond those of a compacted copy."""
@@ -40,16 +40,19 @@ def verify(env: Environment, progress: Progress | None) -> VerifyResult:
     blocks = size = 0
     bad = []
     for key in all_keys(env):
+        try:
+            cid = raw_cid(key)
+        except BadCIDError as error:
+            raise damaged(env.folder, f"a block's key is no multihash, as {error}") from None
         with env.read() as txn:
             block = txn.get(key, db=env.db.blocks)
-            data = None if block is None else bytes(block)
-        if data is None:
-            continue  # collected meanwhile
-        blocks, size = blocks + 1, size + len(data)
-        try:
-            env.integrity.check(raw_cid(key), data)
-        except CorruptContentError:
-            bad.append(raw_cid(key))
+            if block is None:
+                continue  # collected meanwhile
+            blocks, size = blocks + 1, size + len(block)
+            try:
+                env.integrity.check(cid, block)
+            except CorruptContentError:
+                bad.append(cid)
         if progress is not None:
             progress(PinProgress(blocks, size, total.blocks, total.bytes))
     return VerifyResult(blocks, size, tuple(bad))

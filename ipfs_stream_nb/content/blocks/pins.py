@@ -31,6 +31,7 @@ def reading(env: Environment, root: CID) -> Iterator[None]:
     Entering waits for a batch of deletions that has begun, which may not have seen the lease: milliseconds,
     and only while garbage is being collected.
     """
+    env.check_usable()
     env.lease.add(root)
     try:
         with FileLock(env.locks / SWEEP_LOCK, shared=True):
@@ -115,8 +116,6 @@ def _check(env: Environment, key: bytes, codec: int) -> int:
         block = txn.get(key, db=env.db.blocks)
         if block is None:
             raise RetrievalError(f"block {cid} was taken out of the store while it was being pinned")
-        size = len(block)
-        data = None if env.integrity.is_sound(key) else bytes(block)
-    if data is not None:
-        env.integrity.check(cid, data)
-    return size
+        if not env.integrity.is_sound(key):
+            env.integrity.check(cid, block)
+        return len(block)

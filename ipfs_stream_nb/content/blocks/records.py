@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from ipfs_stream_nb.content.blocks.leases import OWNER_BYTES, pack_cids, unpack_cids
-from ipfs_stream_nb.content.cid import CID, RAW, read_varint
+from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Pin
 
 if TYPE_CHECKING:
@@ -92,7 +92,5 @@ def batch_cids(raw: memoryview) -> list[CID]:
 
 
 def raw_cid(multihash: bytes) -> CID:
-    """A CID for a key of the store; the codec is not known there, so it is raw."""
-    code, at = read_varint(multihash, 0)
-    _, at = read_varint(multihash, at)
-    return CID(1, RAW, code, multihash[at:])
+    """A CID for a key of the store; the codec is not known there, so it is raw. BadCIDError for what is no key."""
+    return CID.parse(b"\x01\x55" + multihash)

@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
+import lmdb
+
 from ipfs_stream_nb.content.blocks import layout
 from ipfs_stream_nb.content.blocks.environment import Environment
 
@@ -19,6 +21,10 @@ FORK_WAIT: Final = 5.0
 """Seconds that a fork waits for the transactions of this process. After that, the child can't open the store."""
 
 _Key = tuple[int, int]
+
+
+_CLOSES_IN_CHILD: Final = int(lmdb.__version__.split(".", maxsplit=1)[0]) >= 2
+"""lmdb 1 keeps idle readers, which closing in the child would take from the parent; but it opens a file twice."""
 
 
 class _Shared:
@@ -30,7 +36,7 @@ class _Shared:
         self.resting: list[Environment] = []
         """Without transactions, while a fork is under way."""
         self.lost: list[Environment] = []
-        """Inherited in mid-transaction: kept, so that nothing of them is ever finalised."""
+        """Inherited and not to be closed: kept, so that nothing of them is ever finalised."""
 
 
 _shared = _Shared()
@@ -82,10 +88,8 @@ def _after_fork_in_child() -> None:
     inherited, _shared = _shared, _Shared()
     for env in inherited.open.values():
         env.lease.forget()
-        if env in inherited.resting:
+        if env in inherited.resting and _CLOSES_IN_CHILD:
             env.disconnect()
-            env.gate.open()
-            env.writer.release()
         else:
             _shared.lost.append(env)
 

@@ -70,42 +70,28 @@ class BlockStore:
         return self._shared
 
     def get(self, cid: CID, start: int = 0, stop: int | None = None) -> bytes:
-        """A copy of the block's bytes from `start` to `stop`, as a slice takes them.
-
-        The first time that this process reads the block, all of it is hashed. Raises NotFoundError, and
-        CorruptContentError where the stored bytes are not those that the CID names.
-        """
-        if cid.is_identity:
-            return cid.digest[start:stop]
-        env, key = self._env, cid.multihash
-        if env.integrity.is_bad(key):
-            raise corrupt(cid)
-        verified = env.integrity.is_sound(key)
-        with env.read() as txn:
-            block = txn.get(key, db=env.db.blocks)
-            data = None if block is None else bytes(block[start:stop] if verified else block)
-        if data is None:
-            raise NotFoundError(f"block {cid} is not in this store")
-        if verified:
-            return data
-        env.integrity.check(cid, data)
-        return data[start:stop]
+        """A copy of the block's bytes from `start` to `stop`, as a slice takes them. Raises as `peek` does."""
+        return self.peek(cid, lambda block: bytes(block[start:stop]))
 
     def peek(self, cid: CID, use: Callable[[memoryview], T]) -> T:
         """What `use` makes of the block where it lies in the map. It must be quick, and not keep the view.
 
-        Verifies and raises as `get` does.
+        The first time that this process reads the block, all of it is hashed, which lets other threads run while
+        the disk is waited for. Raises NotFoundError, and CorruptContentError where the stored bytes are not those
+        that the CID names.
         """
         if cid.is_identity:
             return use(memoryview(cid.digest))
         env, key = self._env, cid.multihash
-        if not env.integrity.is_sound(key):
-            self.get(cid)  # hashes it, or says what is wrong with it
+        if env.integrity.is_bad(key):
+            raise corrupt(cid)
         with env.read() as txn:
             block = txn.get(key, db=env.db.blocks)
-            if block is not None:
-                return use(block)
-        raise NotFoundError(f"block {cid} is not in this store")
+            if block is None:
+                raise NotFoundError(f"block {cid} is not in this store")
+            if not env.integrity.is_sound(key):
+                env.integrity.check(cid, block)
+            return use(block)
 
     def is_verified(self, cid: CID) -> bool:
         """Whether the block was hashed since the store was opened, and was right. Takes no time."""

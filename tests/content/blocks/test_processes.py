@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from ipfs_stream_nb.content.blocks import BlockStore, environment, layout, maintenance
+from ipfs_stream_nb.content.blocks import BlockStore, environment, layout, leases, maintenance
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.errors import BusyError, StoreError
 from store_trees import add, keys_of, kill, reachable, start, stop, stored_keys, tree
@@ -59,8 +59,15 @@ def test_a_forked_child_opens_the_store_anew(store) -> None:
     add(store, made)
 
     def child() -> str:
-        with pytest.raises(StoreError, match="forked; open it again"):
-            store.get(made.root)
+        for call in (
+            store.get,
+            store.pin,
+            store.unpin,
+            store.remove,
+            lambda cid: store.reading(cid).__enter__(),
+        ):
+            with pytest.raises(StoreError, match="forked; open it again"):
+                call(made.root)
         store.close()
         with BlockStore.open(store.path, min_free=0) as own:
             add(own, other)
@@ -119,6 +126,24 @@ def test_a_forked_child_does_not_keep_its_parents_lease(path) -> None:
     store.close()
     with BlockStore.open(path, min_free=0) as again:
         again.compact()
+    os.close(into)
+    os.waitpid(pid, 0)
+    os.close(out)
+
+
+def test_a_forked_child_does_not_keep_its_parents_locks(path) -> None:
+    """A lock that is held while a child is forked ends when the parent gives it back."""
+    path.mkdir()
+    out, into = os.pipe()
+    with leases.FileLock(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+        if not pid:
+            os.close(into)
+            os.read(out, 1)
+            os._exit(0)
+    with leases.FileLock(path, wait=0):
+        pass
     os.close(into)
     os.waitpid(pid, 0)
     os.close(out)

@@ -233,6 +233,12 @@ def test_the_map_grows(path, monkeypatch) -> None:
         reachable(store, roots)
 
 
+def test_commits_are_durable(store) -> None:
+    """LMDB syncs data and meta page at each commit, and writes through the file: a map fails by SIGBUS on a full disk."""
+    flags = store._env.lmdb.flags()
+    assert (flags["sync"], flags["metasync"], flags["writemap"], flags["lock"]) == (True, True, False, True)
+
+
 def test_a_long_read_does_not_stop_others(store) -> None:
     """Readers and a writer go on beside a read transaction that lasts."""
     with store._env.read() as txn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from fractions import Fraction
 
 import av
 from av.audio.stream import AudioStream
@@ -15,7 +14,7 @@ from av.video.stream import VideoStream
 
 from ipfs_stream_nb.errors import CorruptContentError
 from ipfs_stream_nb.media.decode import AudioDecoder, VideoDecoder
-from ipfs_stream_nb.media.picture import Orientation, clock, orientation_of
+from ipfs_stream_nb.media.picture import Orientation, clock, orientation_of, pixel_aspect
 from ipfs_stream_nb.media.reader import DEFAULT_LIMITS, BinaryFile, MediaLimits
 from ipfs_stream_nb.media.source import MediaSource, is_cover, open_media
 
@@ -179,7 +178,7 @@ def _describe_video(
     context = stream.codec_context
     turn = orientation_of(first, exif) if first is not None else Orientation()
     width, height = (context.width, context.height) if first is None else (first.width, first.height)
-    aspect = stream.sample_aspect_ratio or Fraction(1)
+    aspect = pixel_aspect(stream)
     cover = is_cover(stream)
     rate = None if still or cover else stream.average_rate
     return VideoStreamInfo(

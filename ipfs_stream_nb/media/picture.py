@@ -13,6 +13,7 @@ import numpy.typing as npt
 from av.buffer import Buffer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.stream import VideoStream
 from PIL import Image
 
 from ipfs_stream_nb.errors import BadRequestError
@@ -22,6 +23,8 @@ from ipfs_stream_nb.media.source import MediaSource
 Picture = npt.NDArray[np.uint8]
 Size = int | tuple[int, int] | None
 
+MAX_PIXEL_ASPECT = Fraction(10)
+"""Pixels that are wider or higher than that are an error in the file; those of anamorphic films stay under 3."""
 _UNSPECIFIED = 2  # of matrix coefficients, in ITU-T H.273
 _HD_LINES = 720
 
@@ -114,13 +117,19 @@ def fit(width: int, height: int, pixel_aspect: Fraction, size: Size, limits: Med
     return fitted
 
 
+def pixel_aspect(stream: VideoStream) -> Fraction:
+    """Width of a pixel by its height; 1 where the file does not tell, or tells what no display has."""
+    aspect = stream.sample_aspect_ratio
+    return aspect if aspect and 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else Fraction(1)
+
+
 class RGBConverter:
     """Turns the frames of one video into RGB of one size: that of the first frame, or what `size` makes of it."""
 
     def __init__(self, first: VideoFrame, source: MediaSource, size: Size) -> None:
         self._reformatter = VideoReformatter()
         self._exif = source.exif_orientation
-        aspect = source.video.sample_aspect_ratio or Fraction(1)
+        aspect = pixel_aspect(source.video)
         if orientation_of(first, self._exif).transpose:
             self.width, self.height = fit(first.height, first.width, 1 / aspect, size, source.limits)
         else:

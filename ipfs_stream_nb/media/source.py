@@ -8,10 +8,11 @@ decoded before the limit on pixels is set, and every read and decode counts agai
 from __future__ import annotations
 
 import errno
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar, cast
+from typing import IO, Any, Self, cast
 
 import av
 from av.audio.stream import AudioStream
@@ -35,8 +36,6 @@ from ipfs_stream_nb.media.reader import (
     Reader,
     check_length,
 )
-
-StreamT = TypeVar("StreamT", VideoStream, AudioStream)
 
 IMAGE_FORMATS = frozenset(
     {"apng", "bmp_pipe", "gif", "ico", "jpeg_pipe", "jpegxl_pipe", "pam_pipe", "pbm_pipe", "pgm_pipe", "png_pipe",
@@ -122,25 +121,30 @@ class MediaSource:
 
     @property
     def video(self) -> VideoStream:
-        """The first video stream that is not a cover picture; UnsupportedMediaError if there is none."""
+        """The first video stream that can be decoded and is no cover; UnsupportedMediaError if there is none."""
         stream = self.find_video()
         if stream is None:
-            raise UnsupportedMediaError(f"The content ({self.format}) has no video or picture.")
+            raise self._lacks("video or picture", len(self.container.streams.video))
         return stream
 
     @property
     def audio(self) -> AudioStream:
-        """The first audio stream; UnsupportedMediaError if there is none."""
+        """The first audio stream that can be decoded; UnsupportedMediaError if there is none."""
         for stream in self.container.streams.audio:
-            return _with_decoder(stream)
-        raise UnsupportedMediaError(f"The content ({self.format}) has no audio.")
+            if stream.codec_context is not None:
+                return stream
+        raise self._lacks("audio", len(self.container.streams.audio))
 
     def find_video(self) -> VideoStream | None:
         """As `video`, but None if there is none."""
         for stream in self.container.streams.video:
-            if not is_cover(stream):
-                return _with_decoder(stream)
+            if stream.codec_context is not None and not is_cover(stream):
+                return stream
         return None
+
+    def _lacks(self, what: str, streams: int) -> UnsupportedMediaError:
+        known = " that can be decoded here" if streams else ""
+        return UnsupportedMediaError(f"The content ({self.format}) has no {what}{known}.")
 
     def packets(self, stream: VideoStream | AudioStream) -> Iterator[Packet[Any]]:
         """The packets of one stream from here on; the last one is empty and flushes the decoder."""
@@ -180,7 +184,9 @@ class MediaSource:
     def _open(self) -> InputContainer:
         # Without decoders, learning the streams' properties is quick and harmless: parsers do most of it.
         container = self._open_container({"codec_whitelist": "none"})
-        raw_audio = not container.streams.video and any(not s.sample_rate for s in container.streams.audio)
+        raw_audio = not container.streams.video and any(
+            s.codec_context is not None and not s.sample_rate for s in container.streams.audio
+        )
         if raw_audio:  # ADTS, AC-3: only decoding tells the rate, and without it there are no time stamps
             container.close()
             container = self._open_container({})
@@ -242,11 +248,14 @@ class MediaSource:
         position = self.reader.tell()
         self.reader.rewind()
         try:
-            with Image.open(cast("IO[bytes]", PillowFile(self.reader)), formats=_PILLOW_FORMATS) as picture:
+            with (
+                warnings.catch_warnings(action="ignore"),
+                Image.open(cast("IO[bytes]", PillowFile(self.reader)), formats=_PILLOW_FORMATS) as picture,
+            ):
                 width, height = picture.size
                 if picture.format in _EXIF_FORMATS:
                     self.exif_orientation = Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        except Image.DecompressionBombError as error:
             raise UnsupportedMediaError(
                 f"The picture has more than the limit of {self.limits.max_pixels:,} pixels (max_pixels)."
             ) from error
@@ -270,12 +279,6 @@ def is_cover(stream: VideoStream) -> bool:
     """True for a picture that belongs to a song. PyAV tells from version 14.1 on."""
     disposition = getattr(stream, "disposition", None)
     return disposition is not None and bool(disposition & disposition.attached_pic)
-
-
-def _with_decoder(stream: StreamT) -> StreamT:
-    if stream.codec_context is None:
-        raise UnsupportedMediaError(f"There is no decoder here for the content's {stream.type}.")
-    return stream
 
 
 def _translate(error: Exception, done: str) -> IPFSStreamError:

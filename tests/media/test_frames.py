@@ -184,6 +184,22 @@ def test_size_is_a_width_or_a_box_and_keeps_the_aspect(clip, size, shape):
 
 
 @pytest.mark.parametrize(
+    ("aspect", "shape"), [(Fraction(2), (60, 160)), (Fraction(1, 2), (240, 160)), (Fraction(99), (120, 160))]
+)
+def test_pixels_that_are_not_square_are_respected_in_a_size(aspect, shape):
+    """A size is that of the picture as it is shown; absurd pixels count as square. Without a size, nothing changes."""
+    output = io.BytesIO()
+    with av.open(output, "w", format="mov") as container:
+        stream = container.add_stream("mpeg4", 25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        container.mux(stream.encode(av.VideoFrame(160, 120, "yuv420p")))
+        container.mux(stream.encode(None))
+    assert frames(output, size=160).array.shape[1:3] == shape
+    assert frames(output).array.shape[1:3] == (120, 160)
+
+
+@pytest.mark.parametrize(
     ("codec", "pixels"), [("ffv1", "yuv420p"), ("ffv1", "yuv444p"), ("libvpx", "yuv420p")]
 )
 def test_odd_sizes_come_whole(encode, codec, pixels):

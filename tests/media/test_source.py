@@ -211,6 +211,16 @@ def test_truncated_mp4_is_corrupt(clip, faststart, share):
         frames(io.BytesIO(data[: int(len(data) * share)]))
 
 
+def test_stream_without_a_decoder_leaves_the_others(clip):
+    """A video codec that nobody knows is told from no video at all, and the sound still comes."""
+    data = clip(kind="webm").replace(b"V_VP8", b"V_ABC")
+    with pytest.raises(UnsupportedMediaError, match="no video or picture that can be decoded here"):
+        frames(io.BytesIO(data))
+    assert audio(io.BytesIO(data), 1, 2).duration == 1
+    info = probe(io.BytesIO(data))
+    assert (info.kind, info.video, info.audio.codec) == ("audio", None, "opus")
+
+
 @pytest.mark.parametrize("cut", [1, 3000, 20_000])
 def test_truncated_webm_is_corrupt(clip, cut):
     """A WebM that is shorter than its header says is an error."""

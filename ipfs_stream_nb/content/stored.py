@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from ipfs_stream_nb.content.blocks import BlockStore
+from ipfs_stream_nb.content.blocks.residency import is_resident
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.errors import CorruptContentError
 
@@ -39,7 +40,10 @@ class StoredRange:
         return self
 
     async def read(self) -> bytes:
-        """A copy of the bytes."""
+        """A copy of the bytes, made at once where they are in memory, and on a thread where not."""
+        data = self.store.peek_now(self.cid, self._copy_resident)
+        if data is not None:
+            return data
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.executor, self.store.peek, self.cid, self._copy)
 
@@ -62,6 +66,10 @@ class StoredRange:
     def _copy(self, block: memoryview) -> bytes:
         self._check_size(block)
         return bytes(block[self.start : self.stop])
+
+    def _copy_resident(self, block: memoryview) -> bytes | None:
+        part = block[self.start : self.stop]
+        return self._copy(block) if is_resident(part) else None
 
 
 async def send_ranges(sock: socket.socket, ranges: Sequence[StoredRange]) -> list[StoredRange]:

@@ -50,27 +50,24 @@ class Slots:
     def __init__(self, what: str, total: int, per_user: int | None = None) -> None:
         self._what = what
         self._total = total
-        self._per_user = per_user
-        self._running: Counter[str] = Counter()
-
-    @property
-    def active(self) -> int:
+        self._per_user = total if per_user is None else per_user
+        self._users: Counter[str] = Counter()
+        self.active = 0
         """How many there are now."""
-        return self._running.total()
 
     @contextmanager
     def slot(self, user: str) -> Iterator[None]:
         """Hold one for the length of a `with` block. Raises BusyError when there is none left."""
         if self.active >= self._total:
             raise BusyError(f"{self._total} {self._what} are running, which is the limit; try again shortly")
-        if self._per_user is not None and self._running[user] >= self._per_user:
-            raise BusyError(
-                f"you have {self._per_user} {self._what} running, which is the limit for one user"
-            )
-        self._running[user] += 1
+        if self._users[user] >= self._per_user:
+            raise BusyError(f"you have {self._per_user} {self._what} running, which is the limit for one user")
+        self.active += 1
+        self._users[user] += 1
         try:
             yield
         finally:
-            self._running[user] -= 1
-            if not self._running[user]:
-                del self._running[user]
+            self.active -= 1
+            self._users[user] -= 1
+            if not self._users[user]:
+                del self._users[user]

@@ -90,7 +90,7 @@ def nginx(file: Path) -> Served:
         user root;
         events {{ worker_connections 256; }}
         http {{
-          access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
+          access_log off; sendfile on; keepalive_requests 1000000;
           server {{ listen 127.0.0.1:{port}; root {folder}; }}
         }}
         """

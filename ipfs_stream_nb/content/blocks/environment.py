@@ -131,6 +131,25 @@ class Environment:
             txn.abort()
             self.gate.leave()
 
+    @contextlib.contextmanager
+    def read_now(self) -> Iterator[Txn | None]:
+        """As `read`, or None where that would have to wait for somebody, or failed."""
+        self.check_usable()
+        if not self.gate.try_enter():
+            yield None
+            return
+        txn = None
+        try:
+            with contextlib.suppress(lmdb.Error):
+                txn = self.lmdb.begin(buffers=True)
+            yield txn
+        except lmdb.Error as error:
+            raise as_ours(error, self.folder) from error
+        finally:
+            if txn is not None:
+                txn.abort()
+            self.gate.leave()
+
     def _begin_read(self) -> Txn:
         checked_readers = False
         while True:

@@ -25,6 +25,13 @@ class Gate:
                 self._changed.wait()
             self._inside += 1
 
+    def try_enter(self) -> bool:
+        """Come in unless somebody is alone or wants to be."""
+        with self._changed:
+            if not self._alone:
+                self._inside += 1
+            return not self._alone
+
     def leave(self) -> None:
         """End one `enter`."""
         with self._changed:

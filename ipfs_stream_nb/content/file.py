@@ -11,10 +11,13 @@ from typing import Final
 
 from ipfs_stream_nb.errors import BadRequestError
 
-READ_SIZE: Final = 256 * 1024
-"""Bytes asked for at once: files are read in aligned pieces of this size, or larger where more is wanted."""
-CACHED_PIECES: Final = 16
+READ_SIZE: Final = 64 * 1024
+"""Bytes of a piece: small reads are answered from aligned pieces of this size, large ones are fetched as they are."""
+CACHED_PIECES: Final = 64
 """Pieces kept, 4 MiB: media readers go to and fro between an index and the data."""
+SEQUENTIAL_BYTES: Final = 1024 * 1024
+"""After so many bytes in a row, AHEAD_PIECES are fetched at once: a seek stays cheap, and a long read quick."""
+AHEAD_PIECES: Final = 16
 
 ReadAt = Callable[[int, int], bytes]
 
@@ -33,6 +36,8 @@ class ContentFile(io.RawIOBase):
         self._label = label
         self._position = 0
         self._pieces: OrderedDict[int, bytes] = OrderedDict()
+        self._run_end = 0
+        self._run_bytes = 0
         self._lock = threading.RLock()
         self.bytes_fetched = 0
         """Bytes asked of the node so far: what reading this file has cost."""
@@ -109,14 +114,25 @@ class ContentFile(io.RawIOBase):
         elif wanted >= READ_SIZE:
             return self._fetch(position, wanted)
         else:
-            piece = self._pieces[start] = self._fetch(start, min(READ_SIZE, self._size - start))
-            if len(self._pieces) > CACHED_PIECES:
-                self._pieces.popitem(last=False)
+            piece = self._fetch_pieces(start)
         return piece[position - start : position - start + wanted]
+
+    def _fetch_pieces(self, start: int) -> bytes:
+        """The piece at `start`, and those behind it where reading goes straight on."""
+        count = AHEAD_PIECES if start == self._run_end and self._run_bytes >= SEQUENTIAL_BYTES else 1
+        data = self._fetch(start, min(count * READ_SIZE, self._size - start))
+        for at in range(0, len(data), READ_SIZE):
+            self._pieces[start + at] = data[at : at + READ_SIZE]
+            self._pieces.move_to_end(start + at)
+        while len(self._pieces) > CACHED_PIECES:
+            self._pieces.popitem(last=False)
+        return self._pieces[start]
 
     def _fetch(self, offset: int, length: int) -> bytes:
         data = self._read_at(offset, length)
         self.bytes_fetched += len(data)
+        self._run_bytes = len(data) + (self._run_bytes if offset == self._run_end else 0)
+        self._run_end = offset + length
         if len(data) != length:
             raise EOFError(f"{self._label} ended {length - len(data)} bytes early")
         return data

@@ -16,7 +16,7 @@ from ipfs_stream_nb.content import file as file_module
 from ipfs_stream_nb.content.file import READ_SIZE, ContentFile
 from ipfs_stream_nb.errors import BadRequestError
 
-CONTENT = bytes(i * 7 % 251 for i in range(3 * READ_SIZE + 1000))
+CONTENT = bytes(i * 7 % 251 for i in range(9 * READ_SIZE + 1000))
 
 
 def open_bytes(content: bytes = CONTENT) -> ContentFile:
@@ -70,11 +70,30 @@ def test_small_reads_are_answered_from_kept_pieces(reads):
 def test_the_cache_is_bounded(monkeypatch):
     """No more than CACHED_PIECES pieces are kept."""
     monkeypatch.setattr(file_module, "CACHED_PIECES", 2)
+    monkeypatch.setattr(file_module, "AHEAD_PIECES", 2)
     with open_bytes() as file:
         for at in range(0, len(CONTENT), READ_SIZE):
             file.seek(at)
             file.read(1)
         assert len(file._pieces) == 2
+
+
+def test_long_sequential_reads_fetch_more_at_once():
+    """After a mebibyte in a row pieces are fetched sixteen at a time; a seek goes back to single ones."""
+    content = CONTENT * 40
+    fetched = []
+
+    def read_at(offset: int, length: int) -> bytes:
+        fetched.append(length)
+        return content[offset : offset + length]
+
+    with ContentFile(read_at, len(content), label="long") as file:
+        while len(fetched) < 18:
+            assert file.read(10_000)
+        assert fetched == [READ_SIZE] * 16 + [16 * READ_SIZE] * 2
+        file.seek(6_000_000)
+        file.read(10)
+        assert fetched[-1] == READ_SIZE
 
 
 def test_a_zip_inside_content_opens():

@@ -105,7 +105,7 @@ def test_pandas_finds_the_filesystem_by_its_url(tmp_path, monkeypatch):
 
 def test_pyav_opens_content(client):
     """av.open(client.open(cid)) decodes, and a seek near the end of a clip reads a part of it."""
-    cid = client.add(ipfs.samples.video(duration=20, grain=40, bit_rate=4_000_000)).cid
+    cid = client.add(ipfs.samples.video(duration=20, width=320, height=180, grain=40, bit_rate=3_000_000)).cid
     with client.open(cid) as file, av.open(file) as container:
         container.seek(10_000_000)
         frame = next(container.decode(video=0))

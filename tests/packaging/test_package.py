@@ -38,22 +38,31 @@ def test_the_wheel_holds_both_packages_and_what_the_browser_loads(wheel):
     assert {"ipfs_stream_nb/widgets/static/player.js", "ipfs_stream_nb/widgets/static/player.css"} <= names
     assert any(name.endswith("licenses/LICENSE-MIT") for name in names)
     assert any(name.endswith("licenses/LICENSE-APACHE") for name in names)
-    (config,) = [name for name in names if name.endswith("jupyter_server_config.d/ipfs_stream_nb_server.json")]
+    (config,) = [
+        name for name in names if name.endswith("jupyter_server_config.d/ipfs_stream_nb_server.json")
+    ]
     assert ".data/data/etc/jupyter/" in config
-    assert json.loads(wheel.read(config)) == {"ServerApp": {"jpserver_extensions": {"ipfs_stream_nb_server": True}}}
+    assert json.loads(wheel.read(config)) == {
+        "ServerApp": {"jpserver_extensions": {"ipfs_stream_nb_server": True}}
+    }
 
 
 def test_the_wheel_holds_nothing_else(wheel):
     """No tests, notebooks or bytecode are installed."""
     tops = {name.split("/")[0] for name in wheel.namelist()}
-    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {"ipfs_stream_nb", "ipfs_stream_nb_server"}
+    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {
+        "ipfs_stream_nb",
+        "ipfs_stream_nb_server",
+    }
     assert not [name for name in wheel.namelist() if name.endswith(".pyc")]
 
 
 def test_installing_enables_the_extension():
     """Jupyter lists the extension as enabled, and it loads."""
     command = [sys.executable, "-m", "jupyter", "server", "extension", "list"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"NO_COLOR": "1"})
+    listed = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"NO_COLOR": "1"}
+    )
     lines = (listed.stdout + listed.stderr).splitlines()
     assert [line for line in lines if "ipfs_stream_nb_server" in line and "enabled" in line]
     assert [line for line in lines if "ipfs_stream_nb_server" in line and "OK" in line]

@@ -136,7 +136,9 @@ def test_other_secret_and_algorithms(signer):
 def test_algorithm_none_with_the_old_signature(signer):
     """Swapping the header for `alg: none` gains nothing, with or without the signature."""
     _, body, signature = signed().split(".")
-    header = base64.urlsafe_b64encode(json.dumps({"alg": "none", "typ": "JWT"}).encode()).rstrip(b"=").decode()
+    header = (
+        base64.urlsafe_b64encode(json.dumps({"alg": "none", "typ": "JWT"}).encode()).rstrip(b"=").decode()
+    )
     for token in (f"{header}.{body}.{signature}", f"{header}.{body}."):
         with pytest.raises(UnauthorizedError):
             signer.read(token)

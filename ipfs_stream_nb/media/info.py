@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import av
 from av.audio.stream import AudioStream
 from av.codec.context import CodecContext
-from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -145,7 +144,8 @@ def probe(file: BinaryFile, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
             )
         duration = _duration(source)
         still = source.is_image and duration is None
-        streams = tuple(_describe(source, stream, first, still=still) for stream in source.container.streams)
+        count = len(source.container.streams)
+        streams = tuple([_describe(source, index, first, still=still) for index in range(count)])
         bit_rate = source.container.bit_rate or (round(source.reader.size * 8 / duration) if duration else 0)
         return MediaInfo(
             kind="image" if still else "audio" if video is None else "video",
@@ -157,18 +157,20 @@ def probe(file: BinaryFile, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
         )
 
 
-def _describe(source: MediaSource, stream: Stream, first: VideoFrame | None, *, still: bool) -> StreamInfo:
+def _describe(source: MediaSource, index: int, first: VideoFrame | None, *, still: bool) -> StreamInfo:
+    stream = source.container.streams[
+        index
+    ]  # anew each time: learning a sound's format may open the file again
     language = stream.metadata.get("language")
     if stream.codec_context is not None and isinstance(stream, VideoStream):
         video = source.find_video()
         shown = first if video is not None and video.index == stream.index else None
         return _describe_video(stream, shown, source.exif_orientation, language, still=still)
     if stream.codec_context is not None and isinstance(stream, AudioStream):
-        rate, channels = _audio_format(source, stream)
         codec = _codec_name(stream.codec_context)
-        return AudioStreamInfo(
-            stream.index, codec, rate, channels, stream.codec_context.bit_rate or None, language
-        )
+        bit_rate = stream.codec_context.bit_rate or None
+        rate, channels = _audio_format(source, stream)
+        return AudioStreamInfo(index, codec, rate, channels, bit_rate, language)
     return OtherStreamInfo(stream.index, stream.type, getattr(stream, "name", None), language)
 
 

@@ -54,6 +54,8 @@ _MAGIC = (
     (0, b"RIFF", "RIFF (AVI, WAV or WebP)"), (0, b"fLaC", "FLAC"), (0, b"ID3", "MP3"), (0, b"\x89PNG", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"), (0, b"GIF8", "GIF"),
 )  # fmt: skip
+# Tags that are not UTF-8 are no reason to refuse a file; from 19 on PyAV never does.
+_LENIENT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 # What stands at the head of an MP4 or WebM tells all about their streams: a first packet is enough of a probe.
 _TELLING = (b"ftyp", b"moov"), b"\x1aE\xdf\xa3"
 _PROBE_TELLING = 32 * 1024
@@ -207,13 +209,13 @@ class MediaSource:
         self.reader.rewind()
         try:
             with self.guarded("opened"):
-                container = av.open(
+                container: InputContainer = av.open(
                     self.reader,
                     mode="r",
                     options={"max_pixels": str(limits.max_pixels)},
                     container_options=options | extra,
-                    metadata_errors="replace",
                     buffer_size=CHUNK,
+                    **_LENIENT,
                 )
         except CorruptContentError as error:
             if not isinstance(error.__cause__, av.error.FFmpegError):

@@ -286,8 +286,8 @@ class EmbeddedNode:
         progress: ByteProgress | None = None,
     ) -> Added:
         """Add a local file or directory tree; symlinks stay symlinks, dot files need `hidden`."""
-        sink = BlockSink(self.store.transfer(), self._executor)
-        tree = TreeImport(sink, get_profile(profile), hidden=hidden, progress=progress)
+        sink = BlockSink(self.store.transfer(), self._executor, get_profile(profile))
+        tree = TreeImport(sink, hidden=hidden, progress=progress)
         try:
             root, size, dag_size = await tree.add(FilePath(path))
             await sink.finish(root, pin=pin, name=name)
@@ -311,7 +311,7 @@ class EmbeddedNode:
         self, source: AsyncIterable[BytesLike], *, pin: bool = True, progress: ByteProgress | None = None
     ) -> CarInfo:
         """Store a CAR's blocks, every one verified, and pin those of its roots that are whole."""
-        sink = BlockSink(self.store.transfer(), self._executor)
+        sink = BlockSink(self.store.transfer(), self._executor, get_profile())
         try:
             roots, count, size = await import_blocks(source, sink, progress)
             missing = tuple([root for root in roots if not await self.block_has(root)])

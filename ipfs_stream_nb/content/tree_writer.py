@@ -13,7 +13,7 @@ from typing import Final
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.directory import build_directory, build_symlink
-from ipfs_stream_nb.content.importer import Block, Profile, encode_leaf
+from ipfs_stream_nb.content.importer import Block, Profile
 from ipfs_stream_nb.content.node import Added, ByteProgress
 from ipfs_stream_nb.content.resolver import check_names
 from ipfs_stream_nb.content.writer import BlockSink, FileImport, LeafCutter, LeafJob, check_open
@@ -27,8 +27,7 @@ class StoreTreeWriter:
     """`TreeWriter` over the block store: files one after the other, all in one transfer."""
 
     def __init__(self, store: BlockStore, executor: Executor, profile: Profile) -> None:
-        self._sink = BlockSink(store.transfer(), executor)
-        self._profile = profile
+        self._sink = BlockSink(store.transfer(), executor, profile)
         self._tree = Tree()
         self._size = 0
         self._open = True
@@ -37,7 +36,7 @@ class StoreTreeWriter:
         """Read one file of the tree from a stream of bytes."""
         check_open(self._open)
         self._tree.check(name)
-        cutter = LeafCutter(self._sink, self._profile)
+        cutter = LeafCutter(self._sink)
         try:
             async for data in source:
                 await cutter.write(data)
@@ -52,7 +51,7 @@ class StoreTreeWriter:
         """Enter a symbolic link."""
         check_open(self._open)
         self._tree.check(name)
-        block = build_symlink(target, self._profile)
+        block = build_symlink(target, self._sink.profile)
         await self._sink.put(block)
         self._tree.put(name, block.cid, len(block.data))
 
@@ -68,7 +67,7 @@ class StoreTreeWriter:
         """Build the directories and commit everything; without `wrap`, a lone file is the root itself."""
         check_open(self._open)
         lone = None if wrap else self._tree.lone_file()
-        root, dag_size = lone or await self._tree.build(self._sink, self._profile)
+        root, dag_size = lone or await self._tree.build(self._sink)
         await self._sink.finish(root, pin=pin, name=name)
         self._open = False
         return Added(root, self._size, dag_size, name)
@@ -127,20 +126,18 @@ class Tree:
             directory = below
         return directory
 
-    async def build(self, sink: BlockSink, profile: Profile) -> tuple[CID, int]:
+    async def build(self, sink: BlockSink) -> tuple[CID, int]:
         """Write the directories, inner ones first; the root and the DAG's bytes."""
         entries = []
         for name, entry in self.entries.items():
-            cid, dag_size = await entry.build(sink, profile) if isinstance(entry, Tree) else entry
+            cid, dag_size = await entry.build(sink) if isinstance(entry, Tree) else entry
             entries.append((name, cid, dag_size))
-        return await put_directory(sink, entries, profile)
+        return await put_directory(sink, entries)
 
 
-async def put_directory(
-    sink: BlockSink, entries: list[tuple[str, CID, int]], profile: Profile
-) -> tuple[CID, int]:
+async def put_directory(sink: BlockSink, entries: list[tuple[str, CID, int]]) -> tuple[CID, int]:
     """Write one directory, sharded where it is large; its root and DAG bytes."""
-    cid, dag_size, blocks = await asyncio.to_thread(build_directory, entries, profile)
+    cid, dag_size, blocks = await asyncio.to_thread(build_directory, entries, sink.profile)
     for block in blocks:
         await sink.put(block)
     return cid, dag_size
@@ -149,11 +146,8 @@ async def put_directory(
 class TreeImport:
     """A local file or directory tree, read by the hashing threads themselves."""
 
-    def __init__(
-        self, sink: BlockSink, profile: Profile, *, hidden: bool, progress: ByteProgress | None
-    ) -> None:
+    def __init__(self, sink: BlockSink, *, hidden: bool, progress: ByteProgress | None) -> None:
         self._sink = sink
-        self._profile = profile
         self._hidden = hidden
         self._progress = progress
 
@@ -164,7 +158,7 @@ class TreeImport:
         except FileNotFoundError:
             raise NotFoundError(f"there is no file or directory {str(path)!r}") from None
         if stat.S_ISLNK(mode):
-            block = build_symlink(await asyncio.to_thread(os.readlink, path), self._profile)
+            block = build_symlink(await asyncio.to_thread(os.readlink, path), self._sink.profile)
             await self._sink.put(block)
             return block.cid, len(block.data), len(block.data)
         if stat.S_ISREG(mode):
@@ -187,16 +181,16 @@ class TreeImport:
             cid, size, dag_size = await self.add(path / name, depth + 1)
             entries.append((name, cid, dag_size))
             total += size
-        cid, dag_size = await put_directory(self._sink, entries, self._profile)
+        cid, dag_size = await put_directory(self._sink, entries)
         return cid, total, dag_size
 
     async def _file(self, path: Path) -> tuple[CID, int, int]:
         # read by position, so that several threads may read and hash one file at once
         descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY)
-        file = FileImport(self._sink, self._profile)
+        file = FileImport(self._sink)
         try:
             size = os.fstat(descriptor).st_size
-            step = self._profile.chunk_size
+            step = self._sink.profile.chunk_size
             for at in range(0, size, step):
                 length = min(step, size - at)
                 await file.leaf(self._leaf_job(descriptor, path, at, length), length)
@@ -209,9 +203,9 @@ class TreeImport:
 
     def _leaf_job(self, descriptor: int, path: Path, at: int, length: int) -> LeafJob:
         def job() -> Block:
-            chunk = os.pread(descriptor, length, at)
-            if len(chunk) != length:
+            chunk = self._sink.buffers.take(length)
+            if os.preadv(descriptor, [chunk], at) != length:
                 raise CorruptContentError(f"{str(path)!r} became shorter while it was read; add it again")
-            return encode_leaf(chunk, self._profile)
+            return self._sink.encode(chunk)
 
         return job

@@ -15,20 +15,49 @@ from ipfs_stream_nb.content.importer import Block, DagBuilder, Profile, encode_l
 from ipfs_stream_nb.content.node import Added
 from ipfs_stream_nb.errors import BadRequestError
 
-BATCH_BYTES: Final = 8 * 1024 * 1024
-"""Blocks committed at once. One batch is gathered while the one before it is written."""
-LEAVES_AHEAD: Final = 4
+BATCH_BYTES: Final = 4 * 1024 * 1024
+"""Blocks committed at once. One batch is gathered while the one before it is written, of which the store holds a
+second copy meanwhile: larger batches were no faster, and took more memory."""
+LEAVES_AHEAD: Final = 3
 """Leaves being hashed at once for one file."""
 
 LeafJob = Callable[[], Block]
 
 
+class Buffers:
+    """Chunk buffers that are used again: fresh memory for each chunk costs more time than its hash leaves."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._free: deque[bytearray] = deque()
+
+    def take(self, length: int | None = None) -> memoryview:
+        """Room for a chunk, or for the `length` bytes of a short one. Thread-safe, as `give` is.
+
+        A short chunk gets memory of its own size: thousands of small files wait in one batch.
+        """
+        length = self.size if length is None else length
+        if length < self.size // 2:
+            return memoryview(bytearray(length))
+        try:
+            return memoryview(self._free.pop())[:length]
+        except IndexError:
+            return memoryview(bytearray(self.size))[:length]
+
+    def give(self, data: BytesLike) -> None:
+        """Have back the buffer behind a view; whatever else comes is let go."""
+        if isinstance(data, memoryview) and isinstance(data.obj, bytearray) and len(data.obj) == self.size:
+            self._free.append(data.obj)
+
+
 class BlockSink:
     """Gathers blocks into batches and commits them to one transfer, one batch behind the other."""
 
-    def __init__(self, transfer: Transfer, executor: Executor) -> None:
+    def __init__(self, transfer: Transfer, executor: Executor, profile: Profile) -> None:
         self.transfer = transfer
         self.executor = executor
+        self.profile = profile
+        self.buffers = Buffers(profile.chunk_size)
         self._batch: list[Block] = []
         self._batch_bytes = 0
         self._commit: asyncio.Future[None] | None = None
@@ -50,7 +79,19 @@ class BlockSink:
         await self._wait()
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         loop = asyncio.get_running_loop()
-        self._commit = loop.run_in_executor(self.executor, self.transfer.put, batch)
+        self._commit = loop.run_in_executor(self.executor, self._store, batch)
+
+    def _store(self, batch: list[Block]) -> None:
+        self.transfer.put(batch)
+        for block in batch:
+            self.buffers.give(block.data)
+
+    def encode(self, chunk: BytesLike) -> Block:
+        """Make a leaf of a chunk, which is this sink's from here on. For threads."""
+        block = encode_leaf(chunk, self.profile)
+        if block.data is not chunk:
+            self.buffers.give(chunk)
+        return block
 
     async def _wait(self) -> None:
         commit, self._commit = self._commit, None
@@ -78,10 +119,9 @@ class BlockSink:
 class FileImport:
     """One file: leaves in order to the DAG builder, hashed a few ahead of it."""
 
-    def __init__(self, sink: BlockSink, profile: Profile) -> None:
+    def __init__(self, sink: BlockSink) -> None:
         self._sink = sink
-        self._profile = profile
-        self._builder = DagBuilder(profile)
+        self._builder = DagBuilder(sink.profile)
         self._leaves: deque[tuple[asyncio.Future[Block], int]] = deque()
 
     async def leaf(self, job: LeafJob, file_bytes: int) -> None:
@@ -92,8 +132,9 @@ class FileImport:
         self._leaves.append((loop.run_in_executor(self._sink.executor, job), file_bytes))
 
     async def _take(self) -> None:
-        future, file_bytes = self._leaves.popleft()
-        block = await future
+        future, file_bytes = self._leaves[0]
+        block = await asyncio.shield(future)  # abort() waits for it where this wait is cancelled
+        self._leaves.popleft()
         await self._sink.put(block)
         for node in self._builder.add_leaf(block.cid, file_bytes, len(block.data)):
             await self._sink.put(node)
@@ -117,37 +158,48 @@ class FileImport:
 class LeafCutter:
     """Cuts frames of any size into the profile's leaves."""
 
-    def __init__(self, sink: BlockSink, profile: Profile) -> None:
+    def __init__(self, sink: BlockSink) -> None:
         self.bytes_written = 0
-        self._profile = profile
-        self._file = FileImport(sink, profile)
-        self._chunk = bytearray()
+        self._sink = sink
+        self._file = FileImport(sink)
+        self._chunk: memoryview | None = None
+        self._filled = 0
 
     async def write(self, data: BytesLike) -> None:
         """Take the next bytes; returns when there is room for more."""
         view = memoryview(data).cast("B")
         self.bytes_written += len(view)
-        size = self._profile.chunk_size
+        size = self._sink.profile.chunk_size
         at = 0
         while at < len(view):
-            part = view[at : at + size - len(self._chunk)]
+            part = view[at : at + size - self._filled]
             at += len(part)
             if len(part) == size and isinstance(data, bytes):
                 await self._leaf(part)  # immutable, so no copy is needed
                 continue
-            self._chunk += part
-            if len(self._chunk) == size:
-                chunk, self._chunk = self._chunk, bytearray()
-                await self._leaf(chunk)
+            if self._chunk is None:
+                self._chunk = self._sink.buffers.take()
+            self._chunk[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            if self._filled == size:
+                await self._flush()
 
-    async def _leaf(self, chunk: BytesLike) -> None:
-        await self._file.leaf(lambda: encode_leaf(chunk, self._profile), len(chunk))
+    async def _flush(self) -> None:
+        if self._chunk is None:
+            return
+        whole, self._chunk = self._chunk, None
+        chunk, self._filled = whole[: self._filled], 0
+        if len(chunk) < len(whole) // 2:
+            chunk = memoryview(bytes(chunk))
+            self._sink.buffers.give(whole)
+        await self._leaf(chunk)
+
+    async def _leaf(self, chunk: memoryview) -> None:
+        await self._file.leaf(partial(self._sink.encode, chunk), len(chunk))
 
     async def root(self) -> tuple[CID, int, int]:
         """The root, the file's bytes and the DAG's bytes, once the last leaf is cut."""
-        if self._chunk:
-            chunk, self._chunk = self._chunk, bytearray()
-            await self._leaf(chunk)
+        await self._flush()
         return await self._file.finish()
 
     async def abort(self) -> None:
@@ -159,8 +211,8 @@ class StoreFileWriter:
     """`FileWriter` over the block store: see node.FileWriter. Its file is one transfer."""
 
     def __init__(self, store: BlockStore, executor: Executor, profile: Profile) -> None:
-        self._sink = BlockSink(store.transfer(), executor)
-        self._cutter = LeafCutter(self._sink, profile)
+        self._sink = BlockSink(store.transfer(), executor, profile)
+        self._cutter = LeafCutter(self._sink)
         self._open = True
 
     @property

@@ -1,0 +1,23 @@
+"""Run all benchmarks, one after the other, each in a process of its own: `make bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = ("bench_add", "bench_http", "bench_frames")
+
+
+def main() -> int:
+    """Return the number of benchmarks that failed to run; their figures are for reading, not for passing."""
+    failed = 0
+    for name in BENCHMARKS:
+        print(f"\n== {name}", flush=True)
+        script = Path(__file__).with_name(f"{name}.py")
+        failed += subprocess.run([sys.executable, script], check=False).returncode != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -65,6 +65,19 @@ async def test_connections_are_kept(server, large):
             assert body is None or received == body
 
 
+async def test_head_of_what_has_no_known_length(server, site):
+    """HEAD of a CAR announces no length, nothing follows it, and the connection goes on."""
+    cid = await server.add(b"some content")
+    async with await RawConnection.open(server) as connection:
+        await connection.send_head("HEAD", f"ipfs/{cid}?format=car")
+        answer = await connection.head()
+        assert answer.status == 200
+        assert "Content-Length" not in answer.headers
+        assert answer.headers["Transfer-Encoding"] == "chunked"
+        await connection.send_head("GET", f"ipfs/{cid}")
+        assert (await connection.answer()).body == b"some content"
+
+
 @given(
     ranges=st.lists(
         st.tuples(st.integers(0, 30), st.one_of(st.none(), st.integers(0, 30)), st.booleans()),

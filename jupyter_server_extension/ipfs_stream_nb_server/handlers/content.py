@@ -31,6 +31,10 @@ class ContentHandler(StreamingHandler):
             cache = self._headers.get("Cache-Control", "")
             self.set_header("Cache-Control", cache.replace("public", "private"))
         if response.body is None:
+            if response.status == HTTPStatus.OK and "Content-Length" not in self._headers:
+                # HEAD of a listing or CAR, whose length nobody knows: Tornado would say 0
+                self.set_header("Transfer-Encoding", "chunked")
+                await self.flush()
             self.finish()
         else:
             await self.send_stream(response.body)

@@ -7,16 +7,20 @@ mapped store itself, on a thread, so that neither memory nor the event loop has 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.blocks.residency import is_resident
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.errors import CorruptContentError
+
+LINGER_MS: Final = 1
+"""Milliseconds that a thread waits for a socket to have room again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +76,30 @@ class StoredRange:
         return self._copy(block) if is_resident(part) else None
 
 
-async def send_ranges(sock: socket.socket, ranges: Sequence[StoredRange]) -> list[StoredRange]:
+async def send_ranges(
+    sock: socket.socket, ranges: Sequence[StoredRange], *, linger: bool = False
+) -> list[StoredRange]:
     """Hand ranges to a socket that does not block, on a thread, until it is full: what it did not take.
 
-    Raises what reading a block does, and OSError of the socket.
+    With `linger` the thread waits LINGER_MS for room before it gives up, again and again: for a client that
+    reads as fast as this, coming back to a thread costs more than what is sent in between. Raises what reading
+    a block does, and OSError of the socket.
     """
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(ranges[0].executor, _send, sock, ranges)
+    return await loop.run_in_executor(ranges[0].executor, _send, sock, ranges, linger)
 
 
-def _send(sock: socket.socket, ranges: Sequence[StoredRange]) -> list[StoredRange]:
-    for index, found in enumerate(ranges):
-        sent = found.send(sock)
-        if sent < len(found):
-            return [replace(found, start=found.start + sent), *ranges[index + 1 :]]
+def _send(sock: socket.socket, ranges: Sequence[StoredRange], linger: bool) -> list[StoredRange]:
+    for index, whole in enumerate(ranges):
+        found = whole
+        while (sent := found.send(sock)) < len(found):
+            found = replace(found, start=found.start + sent)
+            if not (linger and _has_room(sock)):
+                return [found, *ranges[index + 1 :]]
     return []
+
+
+def _has_room(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    return bool(poll.poll(LINGER_MS))

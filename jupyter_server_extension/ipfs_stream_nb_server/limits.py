@@ -61,7 +61,9 @@ class Slots:
         if self.active >= self._total:
             raise BusyError(f"{self._total} {self._what} are running, which is the limit; try again shortly")
         if self._users[user] >= self._per_user:
-            raise BusyError(f"you have {self._per_user} {self._what} running, which is the limit for one user")
+            raise BusyError(
+                f"you have {self._per_user} {self._what} running, which is the limit for one user"
+            )
         self.active += 1
         self._users[user] += 1
         try:

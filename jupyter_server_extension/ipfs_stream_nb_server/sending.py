@@ -8,8 +8,11 @@ event loop only waits until the socket has room again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from ipaddress import ip_address
 from itertools import groupby
 from typing import Any, Final, cast
 
@@ -23,9 +26,25 @@ AHEAD_STORED: Final = 8 << 20
 AHEAD_COPIED: Final = 1 << 20
 """Bytes that are held ahead of the socket where they are copies."""
 
+QUICK_SECONDS: Final = 0.005
+"""A client that makes room within this time is worth a thread that waits for it to do so again."""
+LOOPBACK_BUFFER: Final = 256 << 10
+"""Bytes of the socket's buffer for a client on this machine. What is under way then stays in the processor's cache,
+and there is no distance that more of it would have to bridge; elsewhere the system finds the right size."""
+
 Piece = bytes | StoredRange
 Patience = Callable[[asyncio.Future[None]], Coroutine[Any, Any, None]]
 """Waits for a write, for as long as the client may take for it."""
+
+
+def _own_socket(stream: IOStream) -> socket.socket:
+    """A descriptor of our own: Tornado may close its own at any time, and its number be used again."""
+    own: socket.socket = stream.socket.dup()
+    if own.family in {socket.AF_INET, socket.AF_INET6}:
+        with contextlib.suppress(OSError):  # it is gone; sending will say so
+            if ip_address(own.getpeername()[0].partition("%")[0]).is_loopback:
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOOPBACK_BUFFER)
+    return own
 
 
 def _settle(future: asyncio.Future[None]) -> None:
@@ -81,6 +100,7 @@ class Sender:
         self._connection = connection
         self._patience = patience
         self._socket: Any = None
+        self._is_quick = True
         self._visit: asyncio.Future[list[StoredRange]] | None = None
 
     async def send(self, pieces: list[Piece]) -> None:
@@ -106,13 +126,12 @@ class Sender:
         if self._connection.stream.closed():
             raise StreamClosedError
         if self._socket is None:
-            # a descriptor of our own: Tornado may close its own at any time, and its number be used again
-            self._socket = self._connection.stream.socket.dup()
+            self._socket = _own_socket(self._connection.stream)
         # Tornado checks at the end that as much was written as Content-Length says
         self._connection._expected_content_remaining -= sum(map(len, ranges))  # noqa: SLF001
         try:
             while ranges:
-                self._visit = asyncio.ensure_future(send_ranges(self._socket, ranges))
+                self._visit = asyncio.ensure_future(send_ranges(self._socket, ranges, linger=self._is_quick))
                 if ranges := await asyncio.shield(self._visit):
                     await self._writable()
         except OSError as error:
@@ -124,10 +143,12 @@ class Sender:
         loop = asyncio.get_running_loop()
         writable: asyncio.Future[None] = loop.create_future()
         loop.add_writer(self._socket, _settle, writable)
+        start = loop.time()
         try:
             await self._patience(writable)
         finally:
             loop.remove_writer(self._socket)
+        self._is_quick = loop.time() - start < QUICK_SECONDS
 
     def close(self) -> None:
         """Give the descriptor back, once no thread uses it."""

@@ -146,3 +146,30 @@ async def test_sending(node):
         thread.join()
     assert bytes(received) == DATA[100 : 100 + 4 * MIB]
     assert visits >= 1
+
+
+async def test_lingering(node):
+    """With `linger`, a visit goes on as long as the other side reads, and ends when it stops."""
+    found = await ranges_of(node, await add(node, DATA))
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    received = bytearray()
+
+    def receive():
+        while len(received) < len(DATA):
+            received.extend(right.recv(MIB))
+
+    with left, right:
+        thread = threading.Thread(target=receive)
+        thread.start()
+        rest, visits = found, 0
+        while rest:
+            rest = await send_ranges(left, rest, linger=True)
+            visits += 1
+        thread.join()
+        assert bytes(received) == DATA
+        assert (
+            visits < len(DATA) / 200_000
+        )  # a socketpair's buffer; without lingering each visit sends about one
+        rest = await send_ranges(left, found, linger=True)
+        assert sum(map(len, rest)) > MIB  # nobody reads any more

@@ -56,7 +56,9 @@ async def cat(node: EmbeddedNode, path, *args) -> bytes:
 
 
 @pytest.mark.parametrize("profile", PROFILE_COLUMNS)
-@pytest.mark.parametrize("name", [key for key, row in REFERENCE["files"].items() if row["size"] <= 10_485_760])
+@pytest.mark.parametrize(
+    "name", [key for key, row in REFERENCE["files"].items() if row["size"] <= 10_485_760]
+)
 async def test_added_files_have_the_reference_cids(node, profile, name):
     """What is added gets the CID and the sizes that `ipfs add` gives, and reads back."""
     row = REFERENCE["files"][name]
@@ -182,7 +184,15 @@ async def test_large_directories_are_sharded(node):
 async def test_reading_any_range(node):
     """cat and read give exactly the bytes between offset and offset + length."""
     cid = (await node.add(frames(CONTENT, 700_000))).cid
-    for offset, length in [(0, 0), (0, 1), (1_048_575, 2), (2_999_999, 10), (5_000_000, 1), (1, None), (999, 2_000_000)]:
+    for offset, length in [
+        (0, 0),
+        (0, 1),
+        (1_048_575, 2),
+        (2_999_999, 10),
+        (5_000_000, 1),
+        (1, None),
+        (999, 2_000_000),
+    ]:
         expected = CONTENT[offset : None if length is None else offset + length]
         assert await cat(node, cid, offset, length) == expected
         if length is not None:

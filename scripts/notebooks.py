@@ -15,7 +15,15 @@ def main() -> int:
     """Return nbval's exit status."""
     with tempfile.TemporaryDirectory() as repo:
         environment = os.environ | {"IPFS_STREAM_NB_REPO": repo}
-        command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval-lax",
+            "--nbval-current-env",
+            "-p",
+            "no:cacheprovider",
+        ]
         # the notebooks' own warnings are theirs; nbval's are not ours to mend
         command += ["-W", "default", "--import-mode=prepend", str(NOTEBOOKS)]
         return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603  # our own command

@@ -39,7 +39,11 @@ class Action(StrEnum):
 
 
 class AccessPolicy:
-    """Lets every authenticated user do everything. Subclass it and override `allows` for anything narrower."""
+    """Lets every authenticated user do everything. Subclass it and override `allows` for anything narrower.
+
+    Rights go by root. Who may add can make a directory of their own that links to whatever is in the store, and
+    read it through that: a policy that hides content from somebody must refuse them ADD (CARs included) as well.
+    """
 
     async def allows(self, user: str, action: Action, cid: CID | None) -> bool:
         """Whether `user` (Jupyter's username) may do this.

@@ -127,15 +127,15 @@ def jupyter(file: Path) -> Served:
     command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={file.parent}"]
     command += ["--ServerApp.jpserver_extensions={'ipfs_stream_nb_server': True}"]
     env = {"IPFS_STREAM_NB_REPO": str(file.parent / "repo"), "JUPYTER_CONFIG_DIR": str(file.parent)}
-    headers = {"Authorization": f"token {TOKEN}"}
-    return Served("the extension", port, "", command, headers, env)
+    return Served("the extension", port, "", command, env=env)
 
 
 def add_file(served: Served, file: Path) -> float:
     """POST the file to the extension; set the path to get it by and a cookie as a browser has. Seconds."""
     start = time.perf_counter()
     with file.open("rb") as body:
-        request = urllib.request.Request(f"{served.url}/ipfs", body, served.headers, method="POST")
+        request = urllib.request.Request(f"{served.url}/ipfs", body, method="POST")
+        request.add_header("Authorization", f"token {TOKEN}")
         request.add_header("Content-Length", str(file.stat().st_size))
         request.add_header("Content-Type", "application/octet-stream")
         with urllib.request.urlopen(request) as answer:

@@ -10,6 +10,7 @@ import pytest
 
 from ipfs_stream_nb.content.stored import StoredRange
 from ipfs_stream_nb_server.handlers import streaming
+from ipfs_stream_nb_server.sending import Sender
 from raw_http import RawConnection
 
 MIB = 1 << 20
@@ -25,6 +26,16 @@ async def test_large_content_is_never_copied(server, large, monkeypatch):
     data, cid = large
     async with server.request("GET", f"ipfs/{cid}") as answer:
         assert await answer.read() == data
+
+
+async def test_where_the_socket_cannot_be_had(server, large, monkeypatch):
+    """Through TLS, bytes go the ordinary way, copied, and are the same; the connection is kept there too."""
+    monkeypatch.setattr(Sender, "_can_bypass", lambda _self: False)
+    data, cid = large
+    async with await RawConnection.open(server, limit=16 * MIB) as connection:
+        for _ in range(2):
+            await connection.send_head("GET", f"ipfs/{cid}", Range="bytes=77-")
+            assert (await connection.answer()).body == data[77:]
 
 
 async def until(condition):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, nullcontext
 from functools import partial
 from pathlib import Path as FilePath
@@ -38,7 +38,7 @@ from ipfs_stream_nb.content.resolver import Resolved, list_directory, parse_path
 from ipfs_stream_nb.content.stored import StoredRange
 from ipfs_stream_nb.content.tree_writer import StoreTreeWriter, TreeImport
 from ipfs_stream_nb.content.writer import BlockSink, StoreFileWriter
-from ipfs_stream_nb.errors import BadRequestError, IsDirectoryError, NotFoundError
+from ipfs_stream_nb.errors import BadRequestError, IsDirectoryError, NotFoundError, StoreError
 
 T = TypeVar("T")
 
@@ -55,6 +55,16 @@ def default_repo() -> FilePath:
     """Where the store is kept: `$IPFS_STREAM_NB_REPO`, or the user's data directory."""
     given = os.environ.get(REPO_ENV)
     return FilePath(given) if given else user_data_path("ipfs_stream_nb", appauthor=False) / "repo"
+
+
+class _StoreThreads(ThreadPoolExecutor):
+    """The threads of one node; after their end there is a clear error for whoever comes late."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        try:
+            return super().submit(*args, **kwargs)
+        except RuntimeError as error:
+            raise StoreError(f"the node is closed: {error}") from error
 
 
 class _StoreSource:
@@ -89,7 +99,7 @@ class EmbeddedNode:
 
     def __init__(self, store: BlockStore) -> None:
         self.store = store
-        self._executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "ipfs-store")
+        self._executor = _StoreThreads(max(4, os.cpu_count() or 1), "ipfs-store")
         self.reader = DagReader(_StoreSource(store, self._executor))
         self._stats: TTLCache[str, Stat] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)
         self._located: TTLCache[str, tuple[Resolved, int]] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)

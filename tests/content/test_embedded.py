@@ -23,6 +23,7 @@ from ipfs_stream_nb.errors import (
     NotDirectoryError,
     NotFoundError,
     RetrievalError,
+    StoreError,
     UnsupportedMediaError,
 )
 
@@ -375,6 +376,17 @@ async def test_mime_types_and_names(node):
     assert (stat.mime_type, stat.name) == ("image/png", "picture.txt")
     assert stat.roots == (tree.cid, stat.cid)
     assert (await node.stat(tree.cid)).kind == "directory"
+
+
+async def test_a_closed_node_says_so(tmp_path):
+    """Whoever comes after close() gets a StoreError, which is a 503 and not a 500."""
+    node = await EmbeddedNode.open(tmp_path / "repo")
+    cid = (await node.add(frames(b"x", 1))).cid
+    await node.close()
+    await node.close()
+    for use in (node.stat(cid), node.block_get(cid), node.add_path(__file__), node.pins(), node.gc()):
+        with pytest.raises(StoreError, match="closed"):
+            await use
 
 
 def test_the_repo_setting(monkeypatch, tmp_path):

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
+
+HERE = Path(__file__).parent
 
 # a test that is slow on a busy machine is not wrong; pytest-timeout ends one that hangs
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the browser's tests last: Playwright keeps an event loop running in this thread from its first use on,
+    and pytest-asyncio then could not run its own."""
+    items.sort(key=lambda item: "browser" in item.path.relative_to(HERE).parts)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,7 +11,7 @@ import anyio
 
 from ipfs_stream_nb.content.cid import BytesLike
 from ipfs_stream_nb.content.node import Added, CarInfo, Node
-from ipfs_stream_nb.errors import BadRequestError, TooLargeError
+from ipfs_stream_nb.errors import BadRequestError, CorruptContentError, TooLargeError
 from ipfs_stream_nb_server.multipart import MultipartReader, PartBegin, PartData
 from ipfs_stream_nb_server.wire import wire
 
@@ -24,6 +24,12 @@ MAX_TARGET: Final = 4096
 """Bytes of a symlink's target."""
 
 T = TypeVar("T")
+
+
+class CorruptUploadError(CorruptContentError):
+    """The body is not what it says that it is: the client's mistake, not the node's."""
+
+    status = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,10 @@ class CarUpload:
             raise BadRequestError("wrap and profile are for files; a CAR's blocks stay as they are")
 
         async def consume(source: AsyncIterator[BytesLike]) -> CarInfo:
-            return await node.import_car(source, pin=options.pin)
+            try:
+                return await node.import_car(source, pin=options.pin)
+            except CorruptContentError as error:
+                raise CorruptUploadError(str(error)) from error
 
         self._feed = Feed(consume)
 

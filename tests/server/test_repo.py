@@ -130,6 +130,15 @@ async def test_pins_that_cannot_be(server, site):
         assert error["code"] == code
 
 
+async def test_a_pins_name_is_kept_as_it_is(server):
+    """Spaces around it stay; control characters are refused."""
+    cid = await server.add(b"text", pin="0")
+    error = await server.json("PUT", f"ipfs-stream/pins/{cid}?name=a%00b", 400)
+    assert "control" in error["error"]
+    async with server.request("PUT", f"ipfs-stream/pins/{cid}?name=%20a") as answer:
+        assert (await lines_of(answer))[-1]["name"] == " a"
+
+
 async def test_gc(server, large):
     """gc takes what is not pinned, and keeps what is."""
     data, cid = large

@@ -240,6 +240,12 @@ async def test_a_cookie_alone_changes_nothing(server):
     async with server.anonymous("GET", "login") as answer:
         xsrf = answer.cookies["_xsrf"].coded_value
     headers = {"Cookie": f"{cookie}; _xsrf={xsrf}", "X-XSRFToken": xsrf}
+    elsewhere = headers | {"Origin": "https://elsewhere.example"}
+    async with server.anonymous("POST", "ipfs", data=b"x", headers=elsewhere) as answer:
+        assert answer.status == 403
+        error = await answer.json()
+        assert error["code"] == "unauthorized"
+        assert error["error"].startswith("cross-origin request refused")
     async with server.anonymous("POST", "ipfs", data=b"x", headers=headers) as answer:
         assert answer.status == 201
 

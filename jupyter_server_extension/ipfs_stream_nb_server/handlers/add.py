@@ -12,7 +12,7 @@ from ipfs_stream_nb.errors import BadRequestError
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
 from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
-from ipfs_stream_nb_server.limits import MAX_DIRECTORY_BODY, MAX_PIN_NAME, PROGRESS_INTERVAL
+from ipfs_stream_nb_server.limits import MAX_DIRECTORY_BODY, PROGRESS_INTERVAL
 from ipfs_stream_nb_server.uploads import AddOptions, Upload, begin_upload
 from ipfs_stream_nb_server.wire import json_line, wire
 
@@ -28,11 +28,8 @@ class AddingHandler(IPFSHandler):
         unknown = self.request.query_arguments.keys() - _PARAMETERS - {"token", "_xsrf"}
         if unknown:
             raise BadRequestError(f"unknown parameter {min(unknown)!r}; {sorted(_PARAMETERS)} are known")
-        name = self.get_query_argument("name", "", strip=False)
-        if len(name) > MAX_PIN_NAME:
-            raise BadRequestError(f"the name has {len(name)} characters; at most {MAX_PIN_NAME} are taken")
         profile = self.get_query_argument("profile", None)
-        return AddOptions(self.flag("pin", True), name, profile, self.flag("wrap", False))
+        return AddOptions(self.flag("pin", True), self.name_argument(), profile, self.flag("wrap", False))
 
     def send_added(self, added: dict[str, Any]) -> None:
         """Answer 201 with the root."""

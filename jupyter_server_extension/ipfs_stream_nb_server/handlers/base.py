@@ -8,7 +8,9 @@ use these routes, and the access policy about the action and the CID. A method t
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from http import HTTPStatus
 from inspect import isawaitable
 from typing import Any, Final
 
@@ -23,13 +25,18 @@ from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb.security.tokens import Capability, looks_like_token
 from ipfs_stream_nb_server.context import ServerContext
 from ipfs_stream_nb_server.handlers.http import HTTPHandler
-from ipfs_stream_nb_server.limits import BODY_TIMEOUT
+from ipfs_stream_nb_server.limits import BODY_TIMEOUT, MAX_PIN_NAME
 
 RESOURCE: Final = "ipfs"
 """What Jupyter's authorizer is asked about, with `read` or `write` by the HTTP method."""
 CREDENTIALS: Final = (
     "authentication is required: Jupyter's cookie, an `Authorization: token …` header or ?token=…"
 )
+CROSS_ORIGIN: Final = (
+    "cross-origin request refused: send an `Authorization: token …` header, or have the operator set "
+    "ServerApp.allow_origin"
+)
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Method = Callable[..., Any]
 
@@ -80,6 +87,15 @@ class IPFSHandler(HTTPHandler):
         super().set_cors_headers()
         if not self._headers.get("Access-Control-Allow-Origin", "*"):
             self.clear_header("Access-Control-Allow-Origin")
+
+    def check_xsrf_cookie(self) -> None:
+        """Jupyter's, with a reason where it answers another site's request as if the route did not exist."""
+        try:
+            super().check_xsrf_cookie()
+        except web.HTTPError as error:
+            if error.status_code != HTTPStatus.NOT_FOUND:
+                raise
+            raise UnauthorizedError(CROSS_ORIGIN) from None
 
     @property
     def cid(self) -> CID:
@@ -156,6 +172,17 @@ class IPFSHandler(HTTPHandler):
         await self.context.policy.require(self.user, action, self.cid if self.names_cid else None)
 
     # what several routes read from the query
+
+    def name_argument(self) -> str:
+        """The query's `name`, exactly as it was sent; "" where there is none. Raises BadRequestError."""
+        # Tornado's own getter would put a space for each control character
+        values = self.request.query_arguments.get("name", [b""])
+        name = self.decode_argument(values[-1], "name")
+        if len(name) > MAX_PIN_NAME:
+            raise BadRequestError(f"the name has {len(name)} characters; at most {MAX_PIN_NAME} are taken")
+        if _CONTROLS.search(name):
+            raise BadRequestError(f"the name {name!r} has control characters; leave them out")
+        return name
 
     def flag(self, name: str, default: bool) -> bool:
         """A query parameter that is 0 or 1. Raises BadRequestError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from http.client import responses
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
@@ -205,7 +206,7 @@ class HTTPHandler(JupyterHandler):
             body = error.to_json()
         elif status < 500:
             text = isinstance(error, web.HTTPError) and error.get_message()
-            body = error_json(_CODES.get(status, "bad_request"), text or self._reason)
+            body = error_json(_CODES.get(status, "bad_request"), text or responses[status])
         else:
             body = error_json("internal", "an internal error; the server's log has the details")
         self.set_status(status)

@@ -29,6 +29,14 @@ def size_text(size: int) -> str:
     return f"{value / 1024:.1f} PiB"
 
 
+def a_kind(value: object) -> str:
+    """The name of a value's type with its article: `an int`, `a dict`."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+
+
 def time_text(seconds: float) -> str:
     """A time since the epoch as local date and time; empty for 0, which stands for unknown."""
     if not seconds:

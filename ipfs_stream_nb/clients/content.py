@@ -12,11 +12,11 @@ from urllib.parse import quote
 from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.loop import run_in
 from ipfs_stream_nb.clients.progress import Progress
-from ipfs_stream_nb.clients.reading import MAX_GATHERED, counted, file_at, gather, too_large, write_to
+from ipfs_stream_nb.clients.reading import MAX_GATHERED, counted, file_at, gather, too_large, whole, write_to
 from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.results import Content, Entries, Pins, hinted_methods, path_of
 from ipfs_stream_nb.clients.server import ServerInfo
-from ipfs_stream_nb.clients.sources import bytes_of, open_source
+from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.file import ContentFile
 from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Node, Pin, PinProgress, RepoStat, Stat
@@ -163,7 +163,11 @@ class AsyncClient:
         """
         node = self.node
         with Progress.of(progress) as shown:
-            taken = await asyncio.to_thread(open_source, source, None, hidden=False, sized=shown.wanted)
+            taken = await asyncio.to_thread(
+                open_source, source, None, hidden=False, sized=True, instead="; give the path of a CAR file"
+            )
+            if taken.size == 0:
+                raise BadRequestError(f"{taken.label}: it is empty, and a CAR holds at least a header")
             shown.begin(f"import {taken.label}", taken.size)
             async with aclosing(bytes_of(taken)) as stream:
                 return await node.import_car(stream, pin=pin, progress=shown.advance)
@@ -182,6 +186,7 @@ class AsyncClient:
     async def cat(self, content: Content, offset: int = 0, length: int | None = None) -> bytes:
         """A file's bytes from `offset`, at most `length`. Raises TooLargeError over MAX_GATHERED bytes: use `open`."""
         node, path = self.node, path_of(content)
+        offset, length = whole("offset", offset), None if length is None else whole("length", length)
         if length is None or length > MAX_GATHERED:
             _, stat = await file_at(node, path)
             if min(stat.size - offset, length or stat.size) > MAX_GATHERED:
@@ -232,6 +237,7 @@ class AsyncClient:
 
     async def pin(self, content: Content, *, name: str = "", progress: Any = None) -> Pin:
         """Keep content and everything below it. Raises RetrievalError naming the first block that is missing."""
+        check_name(name)
         with Progress.of(progress) as shown:
             cid = await self._cid(content)
             shown.begin(f"pin {name or cid}", None)

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import posixpath
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from ipfs_stream_nb.content import node as nodes
 from ipfs_stream_nb.content.resolver import MAX_SYMLINKS, parse_path
-from ipfs_stream_nb.display import size_text
+from ipfs_stream_nb.display import a_kind, size_text
 from ipfs_stream_nb.errors import BadRequestError, IsDirectoryError, TooLargeError
 
 MAX_GATHERED: Final = 512 * 1024 * 1024
 """Bytes that `cat`, and `export_car` without a destination, put into memory at once."""
+
+
+def whole(name: str, value: object) -> int:
+    """A number of bytes. Raises BadRequestError for what is no whole number; numpy's are."""
+    try:
+        return operator.index(cast("int", value))
+    except TypeError:
+        raise BadRequestError(
+            f"{name}={value!r}: expected a whole number of bytes, not {a_kind(value)}"
+        ) from None
 
 
 async def file_at(node: nodes.Node, path: nodes.Path) -> tuple[nodes.Path, nodes.Stat]:
@@ -76,11 +87,13 @@ async def write_to(dest: str | os.PathLike[str] | BinaryIO, pieces: AsyncGenerat
     """Write the pieces to an open binary file or to a path, which is replaced only by a whole file."""
     if not isinstance(dest, str | os.PathLike):
         if not callable(getattr(dest, "write", None)):
-            raise BadRequestError(
-                f"cannot write to a {type(dest).__name__}; give a path or an open binary file"
-            )
+            raise BadRequestError(f"cannot write to {a_kind(dest)}; give a path or an open binary file")
         return await _pour(dest, pieces)
     path = Path(dest).expanduser()  # noqa: ASYNC240  # it only looks at the environment
+    if await asyncio.to_thread(path.is_dir):
+        raise BadRequestError(
+            f"{str(path)!r} is a directory; name a file in it: {str(path / 'content.car')!r}"
+        )
     try:
         file = await asyncio.to_thread(
             tempfile.NamedTemporaryFile, dir=path.parent, prefix=f".{path.name}.", delete=False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -15,12 +15,14 @@ from anyio import to_thread
 
 from ipfs_stream_nb.clients.uploads import file_chunks
 from ipfs_stream_nb.content.cid import BytesLike
+from ipfs_stream_nb.display import a_kind
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError
 
 CHUNK_BYTES: Final = 1024 * 1024
 SHOWN: Final = 60
 """Characters of a source that an error repeats."""
 TAKEN: Final = "a path, bytes, an open binary file, an iterable of bytes, a numpy array or a PIL image"
+TEXT_HINT: Final = '; to add text itself, pass bytes: client.add("…".encode())'
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,26 @@ class Source:
     name: str = ""
 
 
-def open_source(source: Any, name: str | None, *, hidden: bool, sized: bool) -> Source:
+def check_name(name: object) -> None:
+    """Raise BadRequestError for what is no name that could be shown: not text, or with control characters."""
+    if not isinstance(name, str):
+        raise BadRequestError(f"name={name!r}: a name is text, not {a_kind(name)}")
+    if not all(char.isprintable() for char in name):
+        raise BadRequestError(f"name={name[:SHOWN]!r}: a name holds no control characters and no line ends")
+
+
+def open_source(
+    source: Any, name: str | None, *, hidden: bool, sized: bool, instead: str = TEXT_HINT
+) -> Source:
     """Look at what is to be added. Runs on a thread: it may read directories and encode images.
 
-    Raises NotFoundError for a path that is not there, BadRequestError for what cannot be added.
+    `instead` is what a text that is no path is answered with. Raises NotFoundError for a path that is not there,
+    BadRequestError for what cannot be added.
     """
+    if name is not None:
+        check_name(name)
     if isinstance(source, str | PurePath):
-        return _local(source, name, hidden=hidden, sized=sized)
+        return _local(source, name, hidden=hidden, sized=sized, instead=instead)
     if isinstance(source, bytes | bytearray | memoryview):
         return _in_memory(source, name)
     if _is_a("numpy", "ndarray", source):
@@ -52,15 +67,36 @@ def open_source(source: Any, name: str | None, *, hidden: bool, sized: bool) -> 
 
 def _stream(source: Any, name: str | None) -> Source:
     size = None
+    _check_no_container(source)
     if callable(getattr(source, "read", None)):
+        if getattr(source, "closed", False):
+            raise BadRequestError("the file is closed; add it while it is open, or add its path")
         stream, size = _file_stream(source), _left(source)
     elif isinstance(source, AsyncIterable):
         stream = _checked(source)
     elif isinstance(source, Iterable):
         stream = _iterable_stream(source)
     else:
-        raise BadRequestError(f"cannot add a {type(source).__name__}; give {TAKEN}")
+        raise BadRequestError(f"cannot add {a_kind(source)}; give {TAKEN}")
     return Source(name or "stream", stream=stream, size=size, name=name or "")
+
+
+def _check_no_container(source: Any) -> None:
+    """Refuse collections that hold something else than a file's bytes, with the call that would be right."""
+    kind = a_kind(source)
+    if callable(getattr(source, "to_parquet", None)):
+        raise BadRequestError(
+            f"cannot add {kind} itself; add a file of it: client.add(it.to_parquet(), name='table.parquet')"
+        )
+    if isinstance(source, Mapping):
+        raise BadRequestError(f"cannot add {kind}; add it as JSON: client.add(json.dumps(it).encode())")
+    if isinstance(source, list | tuple | set | frozenset) and any(
+        isinstance(one, str | PurePath) for one in source
+    ):
+        raise BadRequestError(
+            f"cannot add {kind} of paths at once; add each of them, client.add(path), or the directory that they are in;"
+            " the items of an iterable are bytes"
+        )
 
 
 async def bytes_of(source: Source) -> AsyncGenerator[BytesLike, None]:
@@ -79,7 +115,12 @@ def _is_a(module: str, name: str, source: Any) -> bool:
     return loaded is not None and isinstance(source, getattr(loaded, name))
 
 
-def _local(source: str | PurePath, name: str | None, *, hidden: bool, sized: bool) -> Source:
+def _local(source: str | PurePath, name: str | None, *, hidden: bool, sized: bool, instead: str) -> Source:
+    if not str(source).strip() or (isinstance(source, PurePath) and not source.parts):
+        # Path("") is Path("."), and nobody who has an empty variable means all of the current directory
+        raise BadRequestError(
+            f"{source!r} names no file; to add all of the current directory, say so: client.add(Path.cwd())"
+        )
     path = Path(source).expanduser()
     shown = str(source) if len(str(source)) <= SHOWN else f"{str(source)[:SHOWN]}…"
     try:
@@ -90,9 +131,9 @@ def _local(source: str | PurePath, name: str | None, *, hidden: bool, sized: boo
     if not exists:
         hint = ""
         if shown.startswith(("http://", "https://", "ipfs://", "/ipfs/", "bafy", "bafk", "Qm")):
-            hint = "; add takes local files, and content that has a CID is read by cat or open"
+            hint = "; only local files are read here, and content that has a CID is read by cat or open"
         elif isinstance(source, str):
-            hint = '; to add text itself, pass bytes: client.add("…".encode())'
+            hint = instead
         raise NotFoundError(f"there is no file or directory {shown!r}{hint}")
     size = None
     if sized:

@@ -130,6 +130,37 @@ async def test_progress_reaches_the_size(client):
         await client.add(b"x", progress="yes")
 
 
+@pytest.mark.parametrize("place", [(0, 4.0), (1.5, None), ("x", 1), (0, "x"), (None, 1)])
+async def test_cat_counts_in_whole_bytes(client, place):
+    """A place that is no whole number is named; numpy's whole numbers are ones."""
+    added = await client.add(b"hello")
+    with pytest.raises(BadRequestError, match=r"(offset|length)=.*whole number of bytes"):
+        await client.cat(added, *place)
+    assert await client.cat(added, np.int64(1), np.int8(2)) == b"el"
+
+
+async def test_a_car_that_cannot_be_is_told_as_such(client, tmp_path):
+    """Import and export name the path and what is wrong with it, not a name of ours."""
+    (tmp_path / "empty.car").touch()
+    with pytest.raises(NotFoundError, match="CAR file"):
+        await client.import_car(str(tmp_path / "nowhere.car"))
+    for empty in (b"", tmp_path / "empty.car"):
+        with pytest.raises(BadRequestError, match="it is empty"):
+            await client.import_car(empty)
+    added = await client.add(b"hello")
+    with pytest.raises(BadRequestError, match=f"{tmp_path.name}' is a directory; name a file in it"):
+        await client.export_car(added, tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["empty.car"]
+
+
+async def test_a_pin_has_a_name_that_can_be_shown(client):
+    """A pin is named by text."""
+    added = await client.add(b"hello")
+    for name in (3, "a\0"):
+        with pytest.raises(BadRequestError, match="name="):
+            await client.pin(added, name=name)
+
+
 async def test_cat_has_a_limit(client, monkeypatch):
     """What would fill the memory is refused with a hint; a part of it is not."""
     monkeypatch.setattr(reading, "MAX_GATHERED", 1000)

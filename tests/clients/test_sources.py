@@ -1,7 +1,7 @@
 """What add takes."""
 
 import io
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -68,8 +68,62 @@ async def test_text_is_refused_with_a_hint(source):
 @pytest.mark.parametrize("source", [None, 42, 1.5, object()])
 def test_other_things_are_refused(source):
     """What cannot be added is named by its type, with what can."""
-    with pytest.raises(BadRequestError, match=rf"cannot add a {type(source).__name__}; give a path"):
+    with pytest.raises(
+        BadRequestError, match=rf"cannot add (an? )?{type(source).__name__.removesuffix('Type')}; give a path"
+    ):
         opened(source)
+
+
+@pytest.mark.parametrize("source", ["", " ", Path(), PurePosixPath("")])
+def test_an_empty_name_is_not_the_current_directory(source, tmp_path, monkeypatch):
+    """A variable that is empty by mistake does not add, and publish, all of the current directory."""
+    (tmp_path / "secret").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadRequestError, match=r"names no file.*Path\.cwd"):
+        opened(source)
+    assert opened(".").name == tmp_path.name
+
+
+def closed_file() -> io.BytesIO:
+    file = io.BytesIO(b"x")
+    file.close()
+    return file
+
+
+class Table:
+    """As a DataFrame: it is iterated by its columns."""
+
+    def to_parquet(self):
+        return b""
+
+    def __iter__(self):
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ({}, "cannot add a dict.*json"),
+        ({"a": b"x"}, "cannot add a dict.*json"),
+        (["a.txt", "b.txt"], "cannot add a list of paths"),
+        ((Path("a.txt"),), "cannot add a tuple of paths"),
+        (Table(), "to_parquet"),
+        (closed_file(), "the file is closed"),
+        (5, "cannot add an int"),
+    ],
+)
+def test_what_holds_no_bytes_of_a_file_is_told_how_to_be_added(source, hint):
+    """Nothing is added silently as an empty file, and each mistake has the call that would be right."""
+    with pytest.raises(BadRequestError, match=hint):
+        opened(source)
+
+
+@pytest.mark.parametrize("name", [3, b"x", "a\0b", "a\nb", "\x1b[31m"])
+def test_a_name_is_text_that_can_be_shown(name):
+    """A name that is no text, or would disturb a terminal, is refused and shown escaped."""
+    with pytest.raises(BadRequestError, match="name=") as caught:
+        opened(b"x", name)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from urllib.parse import quote
 
 from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.loop import run_in
+from ipfs_stream_nb.clients.naming import Content, path_of
 from ipfs_stream_nb.clients.progress import Progress
 from ipfs_stream_nb.clients.reading import MAX_GATHERED, counted, file_at, gather, too_large, whole, write_to
 from ipfs_stream_nb.clients.remote import RemoteNode
-from ipfs_stream_nb.clients.results import Content, Entries, Pins, hinted_methods, path_of
+from ipfs_stream_nb.clients.results import Entries, Pins, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
 from ipfs_stream_nb.content.cid import CID
@@ -44,8 +45,8 @@ SAFE_IN_URL: Final = "/~!$&'()*+,;=:@"
 class AsyncClient:
     """Content by CID on one event loop. Made by `await connect_async()`; an async context manager.
 
-    Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…` and the results of this
-    client do alike. Everything foreseeable that goes wrong is an IPFSStreamError.
+    Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of
+    which only CID and path are taken) and the results of this client do alike. Everything foreseeable that goes wrong is an IPFSStreamError.
     """
 
     def __init__(

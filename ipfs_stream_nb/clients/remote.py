@@ -328,6 +328,6 @@ def _read(kind: type[T], record: dict[str, Any]) -> T:
 def _value(name: str, value: Any) -> Any:
     if name == "cid":
         return CID.parse(value)
-    if name in {"roots", "missing"}:
+    if name in {"roots", "missing", "unpinned"}:
         return tuple(CID.parse(text) for text in value)
     return value

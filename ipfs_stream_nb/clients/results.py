@@ -1,4 +1,4 @@
-"""What the clients take as content, and the lists that they give back."""
+"""The lists that the clients give back, and hints for misspelt arguments."""
 
 from __future__ import annotations
 
@@ -6,39 +6,14 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ipfs_stream_nb.content.cid import CID
-from ipfs_stream_nb.content.node import Entry, Path, Pin
+from ipfs_stream_nb.content.node import Entry, Pin
 from ipfs_stream_nb.display import MAX_ROWS, size_text, table_html, time_text
-from ipfs_stream_nb.errors import BadRequestError
 
 C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class HasCID(Protocol):
-    """A result that names content: Added, Stat, Entry, Pin."""
-
-    @property
-    def cid(self) -> CID:
-        """What it names."""
-
-
-Content = str | CID | HasCID
-"""Whatever names content: a CID or its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, or a result of this client."""
-
-
-def path_of(content: Content) -> Path:
-    """The node's path for it. Raises BadRequestError for other things."""
-    if isinstance(content, str | CID):
-        return content
-    cid = getattr(content, "cid", None)
-    if isinstance(cid, CID):
-        return cid
-    raise BadRequestError(
-        f"{content!r} is not a CID or a path that starts with one; client.add gives the CID of local content"
-    )
 
 
 class Entries(list[Entry]):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, Self, T
 
 from ipfs_stream_nb.clients.content import AsyncClient
 from ipfs_stream_nb.clients.loop import LoopThread
+from ipfs_stream_nb.clients.naming import Content, path_of
 from ipfs_stream_nb.clients.progress import Progress
-from ipfs_stream_nb.clients.results import Content, Entries, Pins, hinted_methods, path_of
+from ipfs_stream_nb.clients.results import Entries, Pins, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.shared import Lease
 from ipfs_stream_nb.content.file import ContentFile
@@ -58,8 +59,8 @@ async def _awaited(opened: Awaitable[T]) -> T:
 class Client:
     """Content by CID, blocking. Made by `connect()`; a context manager; safe to use from several threads.
 
-    Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…` and the results of this
-    client do alike. Everything foreseeable that goes wrong is an IPFSStreamError.
+    Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of
+    which only CID and path are taken) and the results of this client do alike. Everything foreseeable that goes wrong is an IPFSStreamError.
     """
 
     def __init__(self, lease: Lease[Session]) -> None:

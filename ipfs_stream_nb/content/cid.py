@@ -41,6 +41,16 @@ the whole process where they are not UTF-8."""
 MAX_TEXT: Final = 2048
 """Characters: the longest text of any CID that this policy lets through is 1,089 (identity, base 2)."""
 
+LOOKS: Final = "one begins with bafy or bafk and has 59 characters, or begins with Qm and has 46"
+"""What the usual CIDs look like."""
+_LENGTHS: Final = {"bafybei": 59, "bafkrei": 59, "bafyrei": 59, "Qm": 46}
+"""Characters of a text that begins so, where it is a CID: its first bytes say codec, sha2-256 and 32 bytes."""
+_ALPHABETS: Final = {
+    "b": frozenset("abcdefghijklmnopqrstuvwxyz234567"),
+    "Q": frozenset("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"),
+}
+"""By first character: RFC 4648 base32 in lower case, and base58btc, which lacks 0, O, I and l."""
+
 # multicodec code -> (name, digest bytes, hash)
 _HASHES: Final[dict[int, tuple[str, int, Callable[[BytesLike], bytes]]]] = {
     SHA2_256: ("sha2-256", 32, lambda data: hashlib.sha256(data).digest()),
@@ -177,7 +187,7 @@ def _parse_text(text: str) -> CID:
     except (ValueError, IndexError) as error:
         if isinstance(error, BadCIDError):
             raise
-        raise BadCIDError(f"{shown} is not a CID: {error}") from None
+        raise BadCIDError(f"{shown} is not a CID; {LOOKS}") from error
     if canonical != text:
         raise BadCIDError(f"{shown} is not a CID in canonical form; did you mean {canonical}?")
     try:
@@ -188,13 +198,34 @@ def _parse_text(text: str) -> CID:
 
 def _check_looks(text: str, shown: str) -> None:
     if not text:
-        raise BadCIDError("an empty text is not a CID; one looks like bafy… or Qm…")
+        raise BadCIDError(f"an empty text is not a CID; {LOOKS}")
     if len(text) > MAX_TEXT:
         raise BadCIDError(f"{shown} is not a CID: {len(text)} characters, and none has over {MAX_TEXT}")
     if text.startswith("/"):
         raise BadCIDError(f"{shown} is a path, not a CID: give the CID alone, without /ipfs/ before it")
     if text[0] not in MULTIBASES and not text.startswith("Qm"):
-        raise BadCIDError(f"{shown} is not a CID; one looks like bafy… or Qm…")
+        raise BadCIDError(f"{shown} is not a CID; {LOOKS}")
+    _check_typing(text, shown)
+
+
+def _check_typing(text: str, shown: str) -> None:
+    """Raise BadCIDError for a character that was mistyped, lost or doubled, where the beginning tells."""
+    if not text.startswith(("bafy", "bafk", "Qm")):
+        return
+    wrong = next((at for at, char in enumerate(text) if char not in _ALPHABETS[text[0]]), None)
+    if wrong is not None and text[wrong] == "/":
+        raise BadCIDError(f"{shown} is a path, not a CID: give the CID alone, without what follows the slash")
+    if wrong is not None:
+        raise BadCIDError(
+            f"{shown} is not a CID: character {wrong + 1}, {text[wrong]!r}, cannot be in one; it is mistyped"
+        )
+    begins = next((begin for begin in _LENGTHS if text.startswith(begin)), None)
+    if begins is not None and len(text) != _LENGTHS[begins]:
+        what = "missing" if len(text) < _LENGTHS[begins] else "too many"
+        raise BadCIDError(
+            f"{shown} is not a CID: one that begins with {begins} has {_LENGTHS[begins]} characters, and this has"
+            f" {len(text)}; {abs(len(text) - _LENGTHS[begins])} {what}"
+        )
 
 
 def _from_bytes(raw: bytes) -> CID:

@@ -1,35 +1,13 @@
-"""What results look like, and which things name content."""
+"""What results look like."""
 
 import pytest
 
-from ipfs_stream_nb.clients.results import Entries, Pins, hinted, path_of
+from ipfs_stream_nb.clients.results import Entries, Pins, hinted
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Added, Entry, GCResult, Pin, Stat
-from ipfs_stream_nb.errors import BadRequestError
 
 CID1 = CID.of(b"one")
 EVIL = '<script>alert("x")</script>'
-
-
-@pytest.mark.parametrize(
-    "content",
-    [CID1, Added(CID1, 3, 3), Stat(CID1, "file", 3), Entry("x", CID1, 3), Pin(CID1)],
-)
-def test_results_name_their_content(content):
-    """Whatever this client gives out can be given back to it."""
-    assert path_of(content) == CID1
-
-
-def test_texts_are_paths():
-    """A text goes to the node as it is, which knows all its forms."""
-    assert path_of("ipfs://bafy/x") == "ipfs://bafy/x"
-
-
-@pytest.mark.parametrize("content", [None, 3, b"bafy", ["bafy"]])
-def test_other_things_name_no_content(content):
-    """What is no CID is refused with a hint."""
-    with pytest.raises(BadRequestError, match=r"client\.add"):
-        path_of(content)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,27 @@ def test_malformed_text_is_named(text, why):
         CID.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (HELLO[:-1], "begins with bafkrei has 59 characters, and this has 58; 1 missing"),
+        (HELLO + "a", "has 59 characters, and this has 60; 1 too many"),
+        (HELLO_V0[:-2], "begins with Qm has 46 characters, and this has 44; 2 missing"),
+        (HELLO_V0[:-1] + "0", "character 46, '0', cannot be in one; it is mistyped"),
+        (HELLO[:9] + "8" + HELLO[10:], "character 10, '8', cannot be in one; it is mistyped"),
+        ("clip", "bafk and has 59 characters, or begins with Qm and has 46"),
+        ("bafy", "bafk and has 59 characters, or begins with Qm and has 46"),
+        ("hello", "bafk and has 59 characters, or begins with Qm and has 46"),
+    ],
+)
+def test_a_mistyped_text_is_told_in_plain_words(text, why):
+    """What is missing, too much or mistyped is said without the words of the encoding."""
+    with pytest.raises(BadCIDError, match=why) as caught:
+        CID.parse(text)
+    for word in ("multibase", "varint", "decode", "digest"):
+        assert word not in str(caught.value)
+
+
 def test_only_the_canonical_text():
     """Base32 with upper-case letters or base32pad without its padding is another text, so it is refused."""
     with pytest.raises(BadCIDError):

@@ -17,14 +17,15 @@ from ipfs_stream_nb.security.tokens import TokenSigner
 from ipfs_stream_nb_server.limits import Limits, Slots
 
 REOPEN_AFTER: Final = 5.0
-"""Seconds after a store could not be opened until a request makes the server try again."""
+"""Seconds after a store could not be opened, or was lost, until a request makes the server try again."""
 
 
 class NodeHolder:
     """The server's node: opened once, at the first need, without holding up anybody else.
 
-    A store that cannot be opened does not stop the server: every request for the node gets the reason as a
-    StoreError, and the store is tried again after a while.
+    A store that cannot be opened, or that is lost while it is open (its directory deleted, its disk unplugged),
+    does not stop the server: every request for the node gets the reason as a StoreError, and the store is tried
+    again after a while.
     """
 
     def __init__(self, opener: Callable[[], Awaitable[Node]], log: logging.Logger) -> None:
@@ -66,9 +67,31 @@ class NodeHolder:
             reason = "the block store cannot be opened; the server's log says why"
         else:
             return None
+        return self._rest(reason)
+
+    def _rest(self, reason: str) -> str:
         self._log.error("No IPFS content can be served: %s", reason)
         self._retry_at = time.monotonic() + REOPEN_AFTER
         return reason
+
+    def suspect(self, node: Node) -> None:
+        """Say that a request failed with a StoreError: if the node's store is lost, the node is given up.
+
+        A store that still answers is kept: the error was about something in it, and others are using it.
+        """
+        if node is self.node and not self._closed and (self._opening is None or self._opening.done()):
+            self._opening = asyncio.create_task(self._examine(node), name="examine the block store")
+
+    async def _examine(self, node: Node) -> str | None:
+        """Close a lost node, and give the reason; None where it is not lost."""
+        try:
+            await node.repo_stat()
+        except StoreError as error:
+            self.node = None
+            reason = self._rest(str(error))
+            await node.close()  # before it is opened anew: a process has a store's files open once
+            return reason
+        return None
 
     async def close(self) -> None:
         """Close the node, also where it is still being opened. Idempotent."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from ipfs_stream_nb_server import context
 from ipfs_stream_nb_server.app import IPFSStreamExtension
 from ipfs_stream_nb_server.context import NodeHolder
 from ipfs_stream_nb_server.limits import Limits
+from raw_http import RawConnection
 
 ENABLING = "jupyter_server_extension/jupyter-config/jupyter_server_config.d/ipfs_stream_nb_server.json"
 LOG = logging.getLogger("tests")
@@ -96,6 +99,89 @@ async def test_a_store_that_cannot_be_opened(server, tmp_path, caplog, monkeypat
         assert answer.status == 200
     (repo / "data.mdb").unlink()
     assert (await server.json("GET", "ipfs-stream/health"))["status"] == "ok"
+
+
+@pytest.mark.parametrize("way", ["deleted", "moved away", "replaced"])
+async def test_a_store_that_is_lost(server, tmp_path, caplog, monkeypatch, way):
+    """When the store's directory goes away under the running server: 503 with the reason, no traceback, no other
+    try within REOPEN_AFTER; after it, the directory that is there then is used, without a restart."""
+    repo, aside = tmp_path / "repo", tmp_path / "aside"
+    cid = await server.add(b"text")
+    node = await server.node()
+    repo.rename(aside)
+    if way == "deleted":
+        shutil.rmtree(aside)
+    if way == "replaced":
+        await (await EmbeddedNode.open(repo)).close()
+    error = await server.json("POST", "ipfs", 503, data=b"x")
+    assert str(repo) in error["error"]
+    async with asyncio.timeout(20):
+        await server.context.nodes._opening
+    health = await server.json("GET", "ipfs-stream/health", 503)
+    assert (health["status"], health["node"]) == ("unavailable", None)
+    assert str(repo) in health["error"]
+    assert (await server.json("GET", f"ipfs/{cid}", 503))["error"] == health["error"]
+    if way == "moved away":
+        aside.rename(repo)
+    monkeypatch.setattr(server.context.nodes, "_retry_at", 0.0)
+    assert await server.add(b"more")
+    assert await server.node() is not node
+    async with server.request("GET", f"ipfs/{cid}") as answer:
+        assert answer.status == (200 if way == "moved away" else 404)
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_health_check_finds_a_lost_store(server, tmp_path):
+    """Health says 503 with the reason at once; a store that is whole again after that is found again."""
+    await server.node()
+    shutil.rmtree(tmp_path / "repo")
+    health = await server.json("GET", "ipfs-stream/health", 503)
+    assert str(tmp_path / "repo") in health["error"]
+    async with asyncio.timeout(20):
+        await server.context.nodes._opening
+    assert server.context.nodes.node is None
+
+
+async def test_a_node_that_is_closed_under_requests(server, large):
+    """What is under way then is a 503, or a broken connection where the answer has begun; nobody is left waiting."""
+    _, cid = large
+    node = await server.node()
+    gate = asyncio.Event()
+
+    async def body():
+        yield b"x" * 3_000_000
+        await gate.wait()
+        yield b"x" * 3_000_000
+
+    adding = asyncio.create_task(server.json("POST", "ipfs", 503, data=body()))
+    async with asyncio.timeout(20):
+        while not server.context.adds.active:  # noqa: ASYNC110  # no event tells of it
+            await asyncio.sleep(0.01)
+        async with await RawConnection.open(server) as connection:
+            await connection.send_head("GET", f"ipfs/{cid}")
+            assert (await connection.head()).status == 200
+            await node.close()
+            gate.set()
+            assert "closed" in (await adding)["error"]
+            with contextlib.suppress(ConnectionResetError):
+                while await connection.reader.read(1 << 20):
+                    pass
+        while server.context.adds.active or server.context.streams.active:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_an_error_of_a_store_that_answers(server, monkeypatch):
+    """A StoreError about one thing does not take the store from all others."""
+    node = await server.node()
+
+    async def broken():
+        raise StoreError("a damaged page")
+
+    monkeypatch.setattr(node, "pins", broken)
+    assert "damaged page" in (await server.json("GET", "ipfs-stream/pins", 503))["error"]
+    async with asyncio.timeout(20):
+        assert await server.context.nodes._opening is None
+    assert server.context.nodes.node is node
 
 
 # the holder by itself

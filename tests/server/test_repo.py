@@ -123,7 +123,7 @@ async def test_pins_that_cannot_be(server, site):
     """A missing block, a missing root and a bad CID are errors with their status."""
     for cid, status, code in [
         (site["broken"], 504, "retrieval_failed"),
-        (site["absent"], 504, "retrieval_failed"),
+        (site["absent"], 404, "not_found"),
         ("nonsense", 400, "bad_cid"),
     ]:
         error = await server.json("PUT", f"ipfs-stream/pins/{cid}", status)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from tornado import ioloop
 
 from ipfs_stream_nb.content.cid import CID
-from ipfs_stream_nb.errors import BadRequestError
+from ipfs_stream_nb.errors import BadRequestError, StoreError
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
 from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
@@ -134,7 +134,7 @@ class AddHandler(AddingHandler, StreamingHandler):
             self.context.run(self._abort_upload(upload))
 
     async def _abort_upload(self, upload: Upload) -> None:
-        with self._held:
+        with self._held, suppress(StoreError):  # what a lost store began is swept when it is opened again
             await upload.abort()  # nothing to do where it was finished
 
     def _stop_watching(self) -> None:

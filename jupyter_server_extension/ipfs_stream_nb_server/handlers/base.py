@@ -20,7 +20,7 @@ from tornado import web
 
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Node
-from ipfs_stream_nb.errors import BadRequestError, UnauthorizedError
+from ipfs_stream_nb.errors import BadRequestError, StoreError, UnauthorizedError
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb.security.tokens import Capability, looks_like_token
 from ipfs_stream_nb_server.context import ServerContext
@@ -65,6 +65,7 @@ class IPFSHandler(HTTPHandler):
         """Called by Tornado with the route's keyword arguments."""
         self.context = context
         self.capability: Capability | None = None
+        self._node: Node | None = None
         super().initialize()
 
     @property
@@ -104,7 +105,18 @@ class IPFSHandler(HTTPHandler):
 
     async def node(self) -> Node:
         """The server's node. Raises StoreError where it cannot be had."""
-        return self.context.nodes.node or await self.context.nodes.get()
+        self._node = self.context.nodes.node or await self.context.nodes.get()
+        return self._node
+
+    def note_failure(self, error: BaseException | None) -> None:
+        """Have the node looked at where it failed because of its store."""
+        if isinstance(error, StoreError) and self._node is not None:
+            self.context.nodes.suspect(self._node)
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        """Called with whatever a request fails with."""
+        self.note_failure(value)
+        super().log_exception(typ, value, tb)
 
     async def prepare(self) -> None:  # type: ignore[override]
         """Check all rights, then the size of the body that is to come."""

@@ -32,6 +32,7 @@ class HealthHandler(IPFSHandler):
             node = await self.node()
             repo = await node.repo_stat()
         except StoreError as error:
+            self.note_failure(error)
             self.send_json(answer | error.to_json() | {"status": "unavailable", "node": None}, error.status)
             return
         answer["node"] = {

@@ -76,10 +76,13 @@ class IPFSStreamExtension(ExtensionApp):
     )
     max_adds = Int(_LIMITS.max_adds, min=1, config=True, help="Uploads at once; more are refused with 503.")
     max_streams = Int(
-        _LIMITS.max_streams, min=1, config=True, help="Downloads at once; more are refused with 503."
+        _LIMITS.max_streams,
+        min=1,
+        config=True,
+        help="Downloads, listings and the like at once; more are refused with 503.",
     )
     max_streams_per_user = Int(
-        _LIMITS.max_streams_per_user, min=1, config=True, help="Downloads at once for one user."
+        _LIMITS.max_streams_per_user, min=1, config=True, help="The same for one user."
     )
     stall_timeout = Float(
         _LIMITS.stall_timeout,
@@ -87,6 +90,14 @@ class IPFSStreamExtension(ExtensionApp):
         config=True,
         help="""Seconds in which a client must take the next piece of a download (at most 1 MiB), or send some of
         its upload, before its connection is closed.""",
+    )
+
+    answer_timeout = Float(
+        _LIMITS.answer_timeout,
+        min=1.0,
+        config=True,
+        help="""Seconds in which the answer to a request for content, a listing or a stat must begin; where that
+        takes longer, as with directories made to be slow, it is a 504.""",
     )
 
     @default("token_secret")

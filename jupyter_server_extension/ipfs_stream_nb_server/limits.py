@@ -36,12 +36,14 @@ class Limits:
     max_adds: int = 8
     """Uploads at once; each holds a few MiB of memory."""
     max_streams: int = 256
-    """Bodies on their way to clients at once."""
+    """Answers that are being made or sent at once: content, listings, stats, and pins that are being made."""
     max_streams_per_user: int = 64
     """The same for one user: a browser opens six connections per tab."""
     stall_timeout: float = 120.0
     """Seconds in which a client must take or send the next piece (at most 1 MiB) before its connection is
     closed: 9 KiB/s at the least."""
+    answer_timeout: float = 60.0
+    """Seconds until an answer with content, a listing or a stat must begin."""
 
 
 class Slots:

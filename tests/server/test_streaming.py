@@ -164,3 +164,89 @@ async def test_an_error_while_sending_is_logged(server, large, monkeypatch, capl
         assert await connection.reader.read() == b""
     assert "RuntimeError: a bug" in caplog.text
     assert server.context.streams.active == 0
+
+
+# answers that have not begun
+
+
+@pytest.fixture
+async def stuck(server, large, monkeypatch):
+    """The store answers no request for a block; `given_up` counts those that nobody waits for any more."""
+    node = await server.node()
+
+    class Stuck:
+        asked = given_up = 0
+
+        async def get(self, *_args):
+            Stuck.asked += 1
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                Stuck.given_up += 1
+
+        size = get
+
+    monkeypatch.setattr(node.reader, "source", Stuck())
+    return Stuck
+
+
+REQUESTS = [
+    ("GET", "ipfs/{}"),
+    ("HEAD", "ipfs/{}"),
+    ("GET", "ipfs/{}?format=car"),
+    ("GET", "ipfs-stream/stat/{}"),
+    ("GET", "ipfs-stream/ls/{}?kinds=1"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+async def test_leaving_before_the_answer(server, large, stuck, method, path):
+    """While its answer is being made a request holds a slot that health shows; when its client leaves, the work
+    for it is given up and the slot is free."""
+    async with await RawConnection.open(server) as connection:
+        await connection.send_head(method, path.format(large[1]))
+        await until(lambda: stuck.asked)
+        assert (await server.json("GET", "ipfs-stream/health"))["active"]["streams"] == 1
+        assert not stuck.given_up
+    await settled(server)
+    assert stuck.given_up == stuck.asked
+
+
+@pytest.mark.parametrize("server_config", [{"IPFSStreamExtension": {"max_streams": 1}}])
+async def test_answers_that_have_not_begun_count(server, large, stuck):
+    """Over the limit, the next is a 503 at once."""
+    async with await RawConnection.open(server) as connection:
+        await connection.send_head("GET", f"ipfs-stream/stat/{large[1]}")
+        await until(lambda: stuck.asked)
+        for method, path in REQUESTS:
+            async with server.request(method, path.format(large[1])) as answer:
+                assert answer.status == 503
+                assert answer.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("server_config", [{"IPFSStreamExtension": {"answer_timeout": 1.0}}])
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+async def test_an_answer_that_does_not_begin(server, large, stuck, method, path):
+    """After answer_timeout, a 504 that says so, and nothing goes on for it."""
+    async with server.request(method, path.format(large[1])) as answer:
+        assert answer.status == 504
+        if method == "GET":
+            error = await answer.json()
+            assert error["code"] == "timeout"
+            assert "answer_timeout" in error["error"]
+    await settled(server)
+    assert stuck.given_up == stuck.asked
+
+
+@pytest.mark.parametrize("server_config", [{"IPFSStreamExtension": {"answer_timeout": 1.0}}])
+async def test_an_answer_that_has_begun_may_take_longer(server, large):
+    """answer_timeout is not for the sending."""
+    data, cid = large
+    async with await RawConnection.open(server, limit=MIB) as slow:
+        await slow.send_head("GET", f"ipfs/{cid}")
+        await slow.head()
+        received = 0
+        while received < len(data):
+            received += len(await slow.reader.read(MIB // 2))
+            await asyncio.sleep(0.1)  # a slow reader
+    assert received == len(data)

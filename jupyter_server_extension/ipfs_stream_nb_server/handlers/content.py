@@ -20,6 +20,12 @@ class ContentHandler(StreamingHandler):
     @access(Action.READ)
     async def get(self, _path: str) -> None:
         """Send what the gateway answers."""
+        async with self.serving(self.context.limits.answer_timeout):
+            await self._answer()
+
+    head = get
+
+    async def _answer(self) -> None:
         response = await respond(await self.node(), self._gateway_request(), settings=self.context.gateway)
         self.set_status(response.status)
         for name, value in response.headers:
@@ -38,8 +44,6 @@ class ContentHandler(StreamingHandler):
             self.finish()
         else:
             await self.send_stream(response.body)
-
-    head = get
 
     def _fit_to_capability(self, response: GatewayResponse) -> None:
         # the page that was given the token may be of another origin (a standalone server, VS Code)

@@ -21,7 +21,8 @@ class StatHandler(StreamingHandler):
     @access(Action.READ)
     async def get(self, path: str) -> None:
         """Answer with the stat of a path."""
-        self.send_json(wire(await (await self.node()).stat(path)))
+        async with self.serving(self.context.limits.answer_timeout):
+            self.send_json(wire(await (await self.node()).stat(path)))
 
 
 class ListHandler(StreamingHandler):
@@ -32,7 +33,9 @@ class ListHandler(StreamingHandler):
     @access(Action.READ)
     async def get(self, path: str) -> None:
         """Send the entries as they are found."""
-        await self.send_lines(_entries(await self.node(), path, kinds=self.flag("kinds", False)))
+        kinds = self.flag("kinds", False)
+        async with self.serving(self.context.limits.answer_timeout):
+            await self.send_lines(_entries(await self.node(), path, kinds=kinds))
 
 
 class UnknownHandler(IPFSHandler):

@@ -31,7 +31,9 @@ class PinHandler(StreamingHandler):
     @access(Action.PIN)
     async def put(self, _cid: str) -> None:
         """Pin a root; lines of progress, and the pin as the last one."""
-        await self.send_lines(self._pin(await self.node(), self.name_argument()))
+        name = self.name_argument()
+        async with self.serving():
+            await self.send_lines(self._pin(await self.node(), name))
 
     async def _pin(self, node: Node, name: str) -> AsyncGenerator[object, None]:
         latest: deque[PinProgress] = deque(maxlen=1)

@@ -1,16 +1,16 @@
-"""Bodies on their way to a client: awaited piece by piece, ended when the client leaves or stands still."""
+"""Answers on their way to a client: awaited piece by piece, ended when the client leaves or stands still."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
 from tornado.iostream import StreamClosedError
 
 from ipfs_stream_nb.content.stored import StoredRange
-from ipfs_stream_nb.errors import IPFSStreamError
+from ipfs_stream_nb.errors import IPFSStreamError, RetrievalTimeoutError
 from ipfs_stream_nb_server.handlers.base import IPFSHandler
 from ipfs_stream_nb_server.handlers.http import ClientStalledError
 from ipfs_stream_nb_server.sending import Piece, ReadAhead, Sender
@@ -21,39 +21,59 @@ JOIN_BYTES: Final = 128 << 10
 
 
 class StreamingHandler(IPFSHandler):
-    """Sends what an async generator yields."""
+    """Answers that take work: bounded in number, given up with their clients; bodies from async generators."""
 
-    _sender: asyncio.Task[Any] | None = None
+    _worker: asyncio.Task[Any] | None = None
+    _deadline: asyncio.Timeout
     _left = False
 
+    @asynccontextmanager
+    async def serving(self, answer_within: float | None = None) -> AsyncIterator[None]:
+        """Hold one of the server's slots while an answer is made and sent; when the client leaves, both end.
+
+        `answer_within`: seconds in which the answer must begin. Raises BusyError, RetrievalTimeoutError.
+        """
+        with self.context.streams.slot(self.user):
+            worker = self._worker = asyncio.current_task()
+            assert worker is not None  # noqa: S101  # a handler's method runs in one
+            if self._left:
+                worker.cancel()
+            try:
+                async with asyncio.timeout(answer_within) as self._deadline:
+                    yield
+            except StreamClosedError:
+                self.abort()
+            except ClientStalledError:
+                self.log.info("%s: closed, its client stands still", self._request_summary())
+                self.abort()
+            except TimeoutError:
+                if not self._deadline.expired():
+                    raise
+                raise RetrievalTimeoutError(
+                    f"no answer could be made within {answer_within:g} s, this server's answer_timeout"
+                ) from None
+            except asyncio.CancelledError:
+                if not self._left:
+                    raise
+                worker.uncancel()
+                self.abort()
+            finally:
+                self._worker = None
+
     async def send_stream(self, pieces: AsyncGenerator[Piece, None]) -> None:
-        """Send the pieces and finish; the headers must be set.
+        """Send the pieces and finish, inside of `serving`; the headers must be set.
 
         The first piece is had before the headers go out, so that an error in it still becomes an answer. An
-        error after that breaks the connection. The generator is closed whatever happens. Raises BusyError.
+        error after that breaks the connection. The generator is closed whatever happens.
         """
-        self._sender = asyncio.current_task()
-        try:
-            async with aclosing(pieces):
-                with self.context.streams.slot(self.user):
-                    await self._send(pieces)
-        except StreamClosedError:
-            self.abort()
-        except ClientStalledError:
-            self.log.info("%s: closed, its client stands still", self._request_summary())
-            self.abort()
-        except asyncio.CancelledError:
-            if not self._left or self._sender is None:
-                raise
-            self._sender.uncancel()
-            self.abort()
-        finally:
-            self._sender = None
+        async with aclosing(pieces):
+            await self._send(pieces)
 
     async def _send(self, pieces: AsyncGenerator[Piece, None]) -> None:
         first = await anext(pieces, b"")
         if isinstance(first, StoredRange):
             first = await first.read() if len(first) <= JOIN_BYTES else await first.checked()
+        self._deadline.reschedule(None)
         if isinstance(first, bytes) and len(first) <= JOIN_BYTES:
             self.write(first)
             if self._headers.get("Content-Length") == str(len(first)):
@@ -85,24 +105,24 @@ class StreamingHandler(IPFSHandler):
     def on_connection_close(self) -> None:
         """Called by Tornado when the client leaves: what is being made for it is given up."""
         super().on_connection_close()
-        if self._sender is not None:
-            self._left = True
-            self._sender.cancel()
+        self._left = True
+        if self._worker is not None:
+            self._worker.cancel()
 
     async def send_lines(self, values: AsyncGenerator[object, None]) -> None:
         """Send values as lines of JSON. An error after the first line becomes the last line."""
         self.start_lines()
-        await self.send_stream(_lines(values))
+        await self.send_stream(self._lines(values))
 
-
-async def _lines(values: AsyncGenerator[object, None]) -> AsyncGenerator[bytes, None]:
-    started = False
-    async with aclosing(values):
-        try:
-            async for value in values:
-                yield json_line(value)
-                started = True
-        except IPFSStreamError as error:
-            if not started:
-                raise
-            yield json_line(error.to_json())
+    async def _lines(self, values: AsyncGenerator[object, None]) -> AsyncGenerator[bytes, None]:
+        started = False
+        async with aclosing(values):
+            try:
+                async for value in values:
+                    yield json_line(value)
+                    started = True
+            except IPFSStreamError as error:
+                if not started:
+                    raise
+                self.note_failure(error)
+                yield json_line(error.to_json())

@@ -121,13 +121,17 @@ async def _client_of(server: ServerInfo, blocking: Callable[[], Client]) -> Asyn
 
 
 async def _same_store(health: dict[str, Any]) -> EmbeddedNode | None:
-    """The server's own store, where this process can open it and it is the same one."""
+    """The server's own store, where this process can open it, it is the same one, and the server has no rules.
+
+    A policy, an authorizer or an upload limit of the operator's holds for requests only: then this is None.
+    """
     about = health.get("node", {})
-    path, store_id = about.get("repo"), about.get("store_id")
-    if not path or not store_id:
+    path, store_id, min_free = about.get("repo"), about.get("store_id"), about.get("min_free")
+    if not path or not store_id or min_free is None or about.get("direct") is not True:
         return None
+    opener = partial(BlockStore.open, path, create=False, quota=about.get("quota"), min_free=min_free)
     try:
-        store = await asyncio.to_thread(BlockStore.open, path, create=False, quota=about.get("quota"))
+        store = await asyncio.to_thread(opener)
     except (IPFSStreamError, OSError):
         return None
     if store.store_id == store_id:

@@ -91,7 +91,8 @@ class AsyncClient:
             return "behind the server, over HTTP"
         home = os.path.expanduser("~")  # noqa: PTH111  # a Path has no way back to a tilde
         below = self._store.startswith(home + os.sep)
-        return f"~{self._store[len(home) :]}" if below else self._store
+        shown = f"~{self._store[len(home) :]}" if below else self._store
+        return f"{shown}, read directly"
 
     def _repr_html_(self) -> str:
         if self._node is None:

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,13 @@ from jupyter_client.connect import find_connection_file
 import ipfs_stream_nb as ipfs
 from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.content.embedded import EmbeddedNode
-from ipfs_stream_nb.errors import BadRequestError, RetrievalError, UnauthorizedError
+from ipfs_stream_nb.errors import (
+    BadRequestError,
+    QuotaExceededError,
+    RetrievalError,
+    TooLargeError,
+    UnauthorizedError,
+)
 from ipfs_stream_nb_server.standalone import StandaloneServer
 
 MIB = 1024 * 1024
@@ -41,10 +48,9 @@ def python(code: str, **environ: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.fixture(scope="module")
-def jupyter(tmp_path_factory):
+@contextmanager
+def jupyter_server(home: Path, *settings: str):
     """A real Jupyter server with the extension, at a base URL that catches hard-coded paths."""
-    home = tmp_path_factory.mktemp("jupyter")
     (home / "config").mkdir()
     (home / "config" / "jupyter_server_config.json").write_text(EXTENSION)
     token = secrets.token_hex(8)
@@ -59,6 +65,7 @@ def jupyter(tmp_path_factory):
         f"--IdentityProvider.token={token}",
         "--ServerApp.base_url=/a%40b/",
         f"--ServerApp.root_dir={home}",
+        *settings,
     ]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
@@ -75,6 +82,13 @@ def jupyter(tmp_path_factory):
         process.wait(20)
 
 
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory):
+    """Such a server, as it comes."""
+    with jupyter_server(tmp_path_factory.mktemp("jupyter")) as running:
+        yield running
+
+
 def test_by_url_it_takes_the_short_way(jupyter, tmp_path):
     """A server of this machine is found by URL, and its store is opened directly."""
     _, record, _ = jupyter
@@ -82,10 +96,36 @@ def test_by_url_it_takes_the_short_way(jupyter, tmp_path):
         assert isinstance(client._session.client.node, EmbeddedNode)
         assert client.server.base_url == "/a%40b/"
         assert record["url"] in repr(client)
+        assert "read directly" in repr(client)
         added = client.add(b"hello")
         assert fetch(client.url(added)) == b"hello"
     with ipfs.connect(f"{record['url']}lab?token={record['token']}") as client:
         assert client.cat(added) == b"hello"
+
+
+def test_the_short_way_keeps_the_quota_and_the_free_space(tmp_path):
+    """What the operator set for the store holds for whoever opens it directly."""
+    settings = [f"--IPFSStreamExtension.quota={MIB}", "--IPFSStreamExtension.min_free=12345"]
+    with (
+        jupyter_server(tmp_path, *settings) as (_, record, _),
+        ipfs.connect(record["url"], record["token"]) as client,
+    ):
+        node = client._session.client.node
+        assert isinstance(node, EmbeddedNode)
+        assert node.store.min_free == 12345
+        with pytest.raises(QuotaExceededError):
+            client.add(os.urandom(2 * MIB))
+
+
+def test_a_server_with_rules_of_its_own_is_asked(tmp_path):
+    """An upload limit, and so a policy, cannot be passed by opening the store directly."""
+    with (
+        jupyter_server(tmp_path, f"--IPFSStreamExtension.max_add_size={MIB}") as (_, record, _),
+        ipfs.connect(record["url"], record["token"]) as client,
+    ):
+        assert isinstance(client._session.client.node, RemoteNode)
+        with pytest.raises(TooLargeError):
+            client.add(os.urandom(2 * MIB))
 
 
 def test_where_the_store_is_not_to_be_had_it_goes_over_http(jupyter, monkeypatch):

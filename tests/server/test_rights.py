@@ -418,3 +418,18 @@ async def test_tokens_are_in_no_log(server, capability, caplog, monkeypatch):
     assert "[secret]" in caplog.text
     assert token not in caplog.text
     assert server.token not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("server_config", "direct"),
+    [
+        ({}, True),
+        ({"IPFSStreamExtension": {"access_policy_class": ReadNothing}}, False),
+        ({"IPFSStreamExtension": {"max_add_size": 1000}}, False),
+    ],
+)
+async def test_health_tells_whether_there_are_rules_beside_the_store_s(server, direct):
+    """Where the operator has rules for requests, clients of this machine are not let past them to the files."""
+    about = (await server.json("GET", "ipfs-stream/health"))["node"]
+    assert about["direct"] is direct
+    assert about["min_free"] >= 0

@@ -64,6 +64,11 @@ class BlockStore:
         return cls(sharing.acquire(path, create=create), Limits(quota, min_free))
 
     @property
+    def min_free(self) -> int:
+        """Bytes that stay free on the disk."""
+        return self._limits.min_free
+
+    @property
     def _env(self) -> Environment:
         if self._closed:
             raise StoreError(f"the block store at {self.path} is closed")

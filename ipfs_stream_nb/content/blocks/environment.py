@@ -208,15 +208,27 @@ class Environment:
         if self.closed:
             raise StoreError(f"the block store at {self.folder} is closed")
 
+    def check_in_place(self) -> os.stat_result:
+        """The stat of the store's file. Raises StoreError where that is not the file that was opened.
+
+        To be called inside the gate.
+        """
+        try:
+            found = (self.folder / layout.DATA).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if found is None or found.st_ino != os.fstat(self._fd).st_ino:
+            raise StoreError(
+                f"the block store at {self.folder} was deleted or replaced while it was open; open it again"
+            )
+        return found
+
     def _reserve(self, txn: Txn, new_bytes: int, min_free: int) -> None:
         """Have the disk's room before the work: a commit that runs out of it has to be rolled back.
 
         The file also must not end before its last page: LMDB doesn't write pages that it took and gave back.
         """
-        if os.fstat(self._fd).st_ino != (self.folder / layout.DATA).stat().st_ino:
-            raise StoreError(
-                f"the block store at {self.folder} was replaced while it was open; open it again"
-            )
+        self.check_in_place()
         fresh = max(0, -(-new_bytes // self._page) - self.free_pages(txn)) if new_bytes else 0
         size = os.fstat(self._fd).st_size
         grow = (self.lmdb.info()["last_pgno"] + 1 + fresh + SLACK_PAGES) * self._page - size

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from ipfs_stream_nb.content.blocks import gc, layout, maintenance, pins, sharing
+from ipfs_stream_nb.content.blocks import gc, maintenance, pins, sharing
 from ipfs_stream_nb.content.blocks.environment import Environment
 from ipfs_stream_nb.content.blocks.inserts import Limits, insert
 from ipfs_stream_nb.content.blocks.integrity import corrupt
@@ -148,8 +148,9 @@ class BlockStore:
         """Keep a root and everything below it, once all of it is found, and found undamaged.
 
         `progress` gets no totals while the tree is walked, then the true ones while its blocks are hashed (those
-        that were not hashed since opening). Raises RetrievalError naming the first missing block,
-        CorruptContentError, and TooLargeError for trees over `walk.MAX_BLOCKS` or `walk.MAX_DEPTH`.
+        that were not hashed since opening). Raises NotFoundError where the root is not here, RetrievalError
+        naming the first block that is missing below it, CorruptContentError, and TooLargeError for trees over
+        `walk.MAX_BLOCKS` or `walk.MAX_DEPTH`.
         """
         return pins.pin(self._env, cid, name, progress)
 
@@ -193,12 +194,15 @@ class BlockStore:
         """The counters; at no cost that grows with the store."""
         env = self._env
         state = env.state()
+        with env.gate.shared():
+            env.check_usable()
+            disk_size = env.check_in_place().st_blocks * 512
         return RepoStat(
             path=str(self.path),
             store_id=self.store_id,
             blocks=state.blocks,
             size=state.bytes,
-            disk_size=(self.path / layout.DATA).stat().st_blocks * 512,
+            disk_size=disk_size,
             quota=self._limits.quota,
             disk_free=shutil.disk_usage(self.path).free,
         )

@@ -62,7 +62,8 @@ class Transfer:
     def commit(self, root: CID | None = None, *, pin: bool = True, name: str = "") -> Pin | None:
         """End the transfer, pinning `root` in the same commit unless `pin` is false or there is no root.
 
-        Raises RetrievalError naming the first block that is missing below the root; the transfer stays open.
+        Raises NotFoundError where the root is not here, and RetrievalError naming the first block that is missing
+        below it; the transfer stays open.
         """
         pins.check_name(name)
         with self._lock:

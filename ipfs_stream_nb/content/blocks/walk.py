@@ -10,7 +10,13 @@ from ipfs_stream_nb.content.blocks.environment import Environment
 from ipfs_stream_nb.content.cid import CID, DAG_CBOR, DAG_PB
 from ipfs_stream_nb.content.links import links_of
 from ipfs_stream_nb.content.node import PinProgress
-from ipfs_stream_nb.errors import CorruptContentError, RetrievalError, TooLargeError
+from ipfs_stream_nb.errors import (
+    CorruptContentError,
+    IPFSStreamError,
+    NotFoundError,
+    RetrievalError,
+    TooLargeError,
+)
 
 if TYPE_CHECKING:
     from ipfs_stream_nb.content.blocks.records import Txn
@@ -48,8 +54,9 @@ class Walk:
     def add(self, root: CID, *, whole: bool, txn: Txn | None = None) -> None:
         """Add what is below `root`, seen from `txn` or from short transactions of its own.
 
-        Raises RetrievalError naming the first missing block if `whole`, else leaves it out; and
-        CorruptContentError where a block with links is damaged, so that nobody knows what is below it.
+        If `whole`, raises NotFoundError where the root is missing and RetrievalError naming the first block
+        that is missing below it, else leaves it out; and CorruptContentError where a block with links is damaged,
+        so that nobody knows what is below it.
         """
         stack = [(child, 0) for child in self._take([root], root, whole=whole, txn=txn)]
         while stack:
@@ -77,9 +84,7 @@ class Walk:
                     continue
                 if not self._note(cid, view):
                     if whole:
-                        raise RetrievalError(
-                            f"block {link} of the tree under {root} is missing in this store"
-                        )
+                        raise _missing(link, root)
                     self._missing[cid] = None
                 elif cid.codec in _LINKING:
                     self._met.add(cid)
@@ -110,7 +115,7 @@ class Walk:
             block = view.get(cid.multihash, db=self._env.db.blocks)
             if block is None:  # collected since it was noted
                 if whole:
-                    raise RetrievalError(f"block {cid} of the tree under {root} is missing in this store")
+                    raise _missing(cid, root)
                 return []
             try:
                 links = links_of(cid, block)
@@ -129,6 +134,12 @@ class Walk:
 
     def _view(self, txn: Txn | None) -> contextlib.AbstractContextManager[Txn]:
         return self._env.read() if txn is None else contextlib.nullcontext(txn)
+
+
+def _missing(cid: CID, root: CID) -> IPFSStreamError:
+    if cid == root:
+        return NotFoundError(f"block {cid} is not in this store; add it, or import a CAR that holds it")
+    return RetrievalError(f"block {cid} of the tree under {root} is missing in this store")
 
 
 def _identity_links(cid: CID, *, whole: bool) -> list[CID]:

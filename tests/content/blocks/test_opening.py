@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -161,6 +162,18 @@ def test_a_store_that_is_replaced_while_open(path, filled) -> None:
         (filled / "data.mdb").write_bytes((filled / "old.mdb").read_bytes())
         with pytest.raises(StoreError, match="replaced"):
             add(store, tree(2))
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_store_whose_directory_goes_while_open(path, filled, replaced) -> None:
+    """Counters and inserts say what happened, in our own error."""
+    with BlockStore.open(filled, min_free=0) as store:
+        shutil.rmtree(filled)
+        if replaced:
+            BlockStore.open(filled, min_free=0).close()
+        for call in (store.stat, lambda: store.put(*tree(2).blocks[0])):
+            with pytest.raises(StoreError, match="deleted or replaced while it was open"):
+                call()
 
 
 def test_opening_waits_for_the_door(filled, monkeypatch) -> None:

@@ -4,45 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, overload
 from urllib.parse import quote
 
 from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.loop import run_in
+from ipfs_stream_nb.clients.media import MediaMethods
 from ipfs_stream_nb.clients.naming import Content, path_of
 from ipfs_stream_nb.clients.progress import Progress
-from ipfs_stream_nb.clients.reading import MAX_GATHERED, counted, file_at, gather, too_large, whole, write_to
+from ipfs_stream_nb.clients.reading import (
+    MAX_GATHERED,
+    at,
+    counted,
+    file_at,
+    gather,
+    too_large,
+    whole,
+    write_to,
+)
 from ipfs_stream_nb.clients.remote import RemoteNode
-from ipfs_stream_nb.clients.results import Entries, Pins, hinted_methods
+from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.file import ContentFile
-from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Node, Pin, PinProgress, RepoStat, Stat
+from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Node, Path, Pin, PinProgress, RepoStat, Stat
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.display import facts_html
-from ipfs_stream_nb.errors import BadRequestError
+from ipfs_stream_nb.errors import BadRequestError, BusyError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ipfs_stream_nb.clients.sync import Client
-    from ipfs_stream_nb.media.audio import Audio
-    from ipfs_stream_nb.media.frames import Frame, Frames
-    from ipfs_stream_nb.media.info import MediaInfo
-    from ipfs_stream_nb.media.picture import Size
     from ipfs_stream_nb.widgets.player import Player
 
-T = TypeVar("T")
-
+GC_WAIT: Final = 60.0
+"""Seconds that `gc` waits for another process to end its collection."""
+GC_RETRY: Final = 0.25
+"""Seconds between two looks whether it has ended."""
 SAFE_IN_URL: Final = "/~!$&'()*+,;=:@"
 """Characters of a URL's path that need no escaping (RFC 3986, pchar)."""
 
 
 @hinted_methods
-class AsyncClient:
+class AsyncClient(MediaMethods):
     """Content by CID on one event loop. Made by `await connect_async()`; an async context manager.
 
     Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of
@@ -178,35 +184,38 @@ class AsyncClient:
 
     async def stat(self, content: Content) -> Stat:
         """What it is: file, directory or symlink, size in bytes, MIME type. Raises NotFoundError."""
-        return await self.node.stat(path_of(content))
+        async with at(self.node, content) as path:
+            return await self.node.stat(path)
 
     async def ls(self, content: Content, *, kinds: bool = False) -> Entries:
         """The entries of a directory; `kinds` looks up whether each is a file or a directory, a block for each."""
-        async with aclosing(self.node.ls(path_of(content), kinds=kinds)) as entries:
+        async with at(self.node, content) as path, aclosing(self.node.ls(path, kinds=kinds)) as entries:
             return Entries([entry async for entry in entries])
 
     async def cat(self, content: Content, offset: int = 0, length: int | None = None) -> bytes:
         """A file's bytes from `offset`, at most `length`. Raises TooLargeError over MAX_GATHERED bytes: use `open`."""
-        node, path = self.node, path_of(content)
+        node, instead = self.node, "read it in pieces from client.open(…)"
         offset, length = whole("offset", offset), None if length is None else whole("length", length)
-        if length is None or length > MAX_GATHERED:
-            _, stat = await file_at(node, path)
-            if min(stat.size - offset, length or stat.size) > MAX_GATHERED:
-                raise too_large(stat.size, "read it in pieces from client.open(…)")
-        async with aclosing(node.cat(path, offset, length)) as pieces:
-            return await gather(pieces, "read it in pieces from client.open(…)")
+        async with at(node, content) as path:
+            if length is None or length > MAX_GATHERED:
+                _, stat = await file_at(node, path)
+                if min(stat.size - offset, length or stat.size) > MAX_GATHERED:
+                    raise too_large(stat.size, instead)
+            async with aclosing(node.cat(path, offset, length)) as pieces:
+                return await gather(pieces, instead)
 
     async def open(self, content: Content) -> ContentFile:
         """A seekable binary file that reads only what is asked for, to be used from another thread than the loop's.
 
         Raises IsDirectoryError, NotFoundError.
         """
-        path, stat = await file_at(self.node, path_of(content))
+        async with at(self.node, content) as path:
+            where, stat = await file_at(self.node, path)
 
         def read_at(offset: int, length: int) -> bytes:
-            return run_in(self._loop, lambda: self.node.read(path, offset, length))
+            return run_in(self._loop, lambda: self.node.read(where, offset, length))
 
-        return ContentFile(read_at, stat.size, label=str(path))
+        return ContentFile(read_at, stat.size, label=str(where))
 
     @overload
     async def export_car(self, content: Content, dest: None = None, *, progress: Any = None) -> bytes: ...
@@ -227,138 +236,64 @@ class AsyncClient:
     async def _export_car(
         self, content: Content, dest: str | os.PathLike[str] | BinaryIO | None, *, progress: Any
     ) -> bytes | int:
-        path = path_of(content)
         with Progress.of(progress) as shown:
-            shown.begin(f"export {path}", None)
-            async with aclosing(counted(self.node.export_car(path), shown.advance)) as pieces:
-                if dest is None:
-                    return await gather(pieces, "give export_car a path to write to")
-                return await write_to(dest, pieces)
+            async with at(self.node, content) as path:
+                shown.begin(f"export {path}", None)
+                async with aclosing(counted(self.node.export_car(path), shown.advance)) as pieces:
+                    if dest is None:
+                        return await gather(pieces, "give export_car a path to write to")
+                    return await write_to(dest, pieces)
 
     # -- keeping
 
     async def pin(self, content: Content, *, name: str = "", progress: Any = None) -> Pin:
         """Keep content and everything below it. Raises RetrievalError naming the first block that is missing."""
         check_name(name)
-        with Progress.of(progress) as shown:
-            cid = await self._cid(content)
-            shown.begin(f"pin {name or cid}", None)
+        async with at(self.node, content) as path:
+            with Progress.of(progress) as shown:
+                cid = await self._cid(path)
+                shown.begin(f"pin {name or cid}", None)
 
-            def report(state: PinProgress) -> None:
-                shown.reach(state.bytes, state.total_bytes)
+                def report(state: PinProgress) -> None:
+                    shown.reach(state.bytes, state.total_bytes)
 
-            return await self.node.pin(cid, name=name, progress=report)
+                return await self.node.pin(cid, name=name, progress=report)
 
     async def unpin(self, content: Content) -> None:
         """Let garbage collection have it. Raises NotFoundError where it is not pinned."""
-        await self.node.unpin(await self._cid(content))
+        async with at(self.node, content) as path:
+            await self.node.unpin(await self._cid(path))
 
     async def pins(self) -> Pins:
         """All pins, oldest first."""
         return Pins(await self.node.pins())
 
-    async def remove(self, content: Content) -> GCResult:
-        """Unpin content and take away those of its blocks that nothing else needs."""
-        return await self.node.remove(path_of(content))
+    async def remove(self, content: Content) -> Removed:
+        """Unpin content and take away those of its blocks that nothing else needs; the result tells what is kept."""
+        async with at(self.node, content) as path:
+            return Removed.of(await self.node.remove(path))
 
     async def gc(self) -> GCResult:
-        """Take away every block that no pin and no running transfer needs."""
-        return await self.node.gc()
+        """Take away every block that no pin and no running transfer needs.
+
+        Where another process collects already, its end is waited for. Raises BusyError after GC_WAIT seconds of it.
+        """
+        deadline = self._loop.time() + GC_WAIT
+        while True:
+            try:
+                return await self.node.gc()
+            except BusyError:
+                if self._loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(GC_RETRY)
 
     async def repo_stat(self) -> RepoStat:
         """The size and place of the store."""
         return await self.node.repo_stat()
 
-    async def _cid(self, content: Content) -> CID:
-        cid, names = parse_path(path_of(content))
-        return (await self.node.stat(path_of(content))).cid if names else cid
-
-    # -- media
-
-    async def info(self, content: Content) -> MediaInfo:
-        """What a media file holds: format, duration in s, streams with codecs, sizes, rates and rotation."""
-        from ipfs_stream_nb.media.info import probe  # noqa: PLC0415  # PyAV takes 0.2 s to import
-
-        return await self._media(content, probe)
-
-    async def frames(
-        self,
-        content: Content,
-        start: float | None = None,
-        stop: float | None = None,
-        *,
-        every: float | None = None,
-        count: int | None = None,
-        size: Size = None,
-    ) -> Frames:
-        """Frames of a video from `start` to `stop` (s): an array (n, height, width, 3) uint8 with their times (s).
-
-        `every`: one each so many seconds; `count`: that many at even distances; `size`: a width, or a (width, height)
-        that they fit into. Raises UnsupportedMediaError, TooLargeError; `iter_frames` needs memory for one frame only.
-        """
-        from ipfs_stream_nb.media.frames import frames  # noqa: PLC0415  # PyAV takes 0.2 s to import
-
-        return await self._media(content, frames, start, stop, every=every, count=count, size=size)
-
-    async def iter_frames(
-        self,
-        content: Content,
-        start: float | None = None,
-        stop: float | None = None,
-        *,
-        every: float | None = None,
-        count: int | None = None,
-        size: Size = None,
-    ) -> AsyncGenerator[Frame, None]:
-        """The same frames one by one, decoded as they are asked for."""
-        from ipfs_stream_nb.media.frames import iter_frames  # noqa: PLC0415  # PyAV takes 0.2 s to import
-
-        file = await self.open(content)
-        with file:
-            frames = iter_frames(file, start, stop, every=every, count=count, size=size)
-            decoded = cast("Generator[Frame, None, None]", frames)
-            try:
-                while (frame := await asyncio.to_thread(next, decoded, None)) is not None:
-                    yield frame
-            finally:
-                await asyncio.to_thread(decoded.close)
-
-    async def audio(self, content: Content, start: float | None = None, stop: float | None = None) -> Audio:
-        """Sound from `start` to `stop` (s): samples (n, channels) float32 with their rate in Hz."""
-        from ipfs_stream_nb.media.audio import audio  # noqa: PLC0415  # PyAV takes 0.2 s to import
-
-        return await self._media(content, audio, start, stop)
-
-    async def contact_sheet(
-        self,
-        content: Content,
-        *,
-        columns: int = 4,
-        rows: int | None = None,
-        count: int = 12,
-        width: int = 960,
-        timestamps: bool = True,
-    ) -> Image:
-        """Frames from all over a video in one picture, `width` pixels wide, each with its time."""
-        from ipfs_stream_nb.media.sheet import contact_sheet  # noqa: PLC0415  # PyAV takes 0.2 s to import
-
-        return await self._media(
-            content,
-            contact_sheet,
-            columns=columns,
-            rows=rows,
-            count=count,
-            width=width,
-            timestamps=timestamps,
-        )
-
-    async def _media(self, content: Content, call: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Call a function of a file object on a thread; a cancelled call ends at its next read."""
-        file = await self.open(content)
-        try:
-            return await asyncio.to_thread(call, file, *args, **options)
-        finally:
-            file.close()
+    async def _cid(self, path: Path) -> CID:
+        cid, names = parse_path(path)
+        return (await self.node.stat(path)).cid if names else cid
 
     # -- the browser
 
@@ -371,8 +306,27 @@ class AsyncClient:
         path = quote("/".join([str(cid), *names]), safe=SAFE_IN_URL)
         return f"{self.server.url}ipfs/{path}?token={quote(str(grant['token']))}"
 
-    async def play(self, content: Content, **options: Any) -> Player:
-        """A widget that plays video, audio or an image; see widgets.player.Player for its options."""
+    async def play(
+        self,
+        content: Content,
+        *,
+        current_time: float = 0.0,
+        muted: bool = False,
+        volume: float = 1.0,
+        playback_rate: float = 1.0,
+        loop: bool = False,
+        autoplay: bool = False,
+        controls: bool = True,
+        width: int | str = 640,
+    ) -> Player:
+        """A widget that plays video, audio or an image.
+
+        `current_time`: seconds from which it plays; `volume`: 0 to 1; `playback_rate`: 0.0625 to 16, 1 being normal;
+        `autoplay`: at once (browsers mostly ask for `muted` too); `controls`: with the browser's buttons; `width`:
+        pixels, or a CSS length such as "100%". All of them can be set on the widget later on.
+
+        Raises NotFoundError, IsDirectoryError, and TraitError for a value that is out of range.
+        """
         from ipfs_stream_nb.widgets.player import Player  # noqa: PLC0415  # only a notebook has widgets
 
         if self._blocking is None:
@@ -380,7 +334,18 @@ class AsyncClient:
         self.node  # noqa: B018  # raises where the client is closed
         if self._twin is None:
             self._twin = await asyncio.to_thread(self._blocking)
-        return Player(self._twin, path_of(content), **options)
+        return Player(
+            self._twin,
+            path_of(content),
+            current_time=current_time,
+            muted=muted,
+            volume=volume,
+            playback_rate=playback_rate,
+            loop=loop,
+            autoplay=autoplay,
+            controls=controls,
+            width=width,
+        )
 
     async def health(self) -> dict[str, Any]:
         """What the server says about itself: version, node, limits, what it is doing."""

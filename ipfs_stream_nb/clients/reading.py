@@ -8,17 +8,45 @@ import os
 import posixpath
 import tempfile
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
+from ipfs_stream_nb.clients.naming import Content, path_of
 from ipfs_stream_nb.content import node as nodes
 from ipfs_stream_nb.content.resolver import MAX_SYMLINKS, parse_path
 from ipfs_stream_nb.display import a_kind, size_text
-from ipfs_stream_nb.errors import BadRequestError, IsDirectoryError, TooLargeError
+from ipfs_stream_nb.errors import (
+    BadRequestError,
+    IPFSStreamError,
+    IsDirectoryError,
+    NotFoundError,
+    RetrievalError,
+    TooLargeError,
+)
 
 MAX_GATHERED: Final = 512 * 1024 * 1024
 """Bytes that `cat`, and `export_car` without a destination, put into memory at once."""
+
+
+@asynccontextmanager
+async def at(node: nodes.Node, content: Content) -> AsyncGenerator[nodes.Path, None]:
+    """The path of content, for a `with` block: if it turns out not to be here at all, the error says what to do."""
+    path = path_of(content)
+    try:
+        yield path
+    except (NotFoundError, RetrievalError) as error:
+        root, _ = parse_path(path)
+        try:
+            here = await node.block_has(root)
+        except IPFSStreamError:  # the node itself does not answer, which the first error tells
+            here = True
+        if here:
+            raise
+        raise NotFoundError(
+            f"{root} is not in this store, and this version does not fetch from the IPFS network: add the file, or"
+            " import a CAR that holds it with client.import_car"
+        ) from error
 
 
 def whole(name: str, value: object) -> int:

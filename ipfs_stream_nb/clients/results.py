@@ -9,15 +9,18 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ipfs_stream_nb.content.cid import CID
-from ipfs_stream_nb.content.node import Entry, Pin
-from ipfs_stream_nb.display import MAX_ROWS, size_text, table_html, time_text
+from ipfs_stream_nb.content.node import Entry, GCResult, Pin
+from ipfs_stream_nb.display import MAX_ROWS, facts_html, size_text, table_html, time_text
 
 C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Entries(list[Entry]):
-    """The entries of a directory; `entries["name"]` finds one by name too."""
+    """The entries of a directory; `entries["name"]` finds one by name too.
+
+    A size is that of all blocks below the entry (Tsize), which is a little more than its bytes: `stat` tells those.
+    """
 
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
@@ -30,11 +33,47 @@ class Entries(list[Entry]):
     def _rows(self) -> list[tuple[str, str, str, CID]]:
         return [(one.name, one.kind or "", size_text(one.size), one.cid) for one in self]
 
+    def _title(self) -> str:
+        return _count(self, "entry", "entries") + ("; sizes with blocks" if self else "")
+
     def __repr__(self) -> str:
-        return _lines(_count(self, "entry", "entries"), self._rows())
+        return _lines(self._title(), self._rows())
 
     def _repr_html_(self) -> str:
-        return table_html(("name", "kind", "size", "CID"), self._rows(), _count(self, "entry", "entries"))
+        title = _count(self, "entry", "entries")
+        if any(one.kind for one in self):
+            return table_html(("name", "kind", "size with blocks", "CID"), self._rows(), title)
+        rows = [(name, size, cid) for name, _, size, cid in self._rows()]
+        return table_html(("name", "size with blocks", "CID"), rows, title)
+
+
+class Removed(GCResult):
+    """What `remove` took away of some content; `kept_blocks` is what something else still needs of it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, result: GCResult) -> Removed:
+        """The same numbers."""
+        return cls(result.blocks, result.bytes, result.kept_blocks)
+
+    def _kept(self) -> str:
+        blocks = f"{self.kept_blocks} block{'' if self.kept_blocks == 1 else 's'}"
+        return (
+            f"{blocks}, still needed by other pins or by who reads or adds now"
+            if self.kept_blocks
+            else "nothing"
+        )
+
+    def _taken(self) -> str:
+        blocks = f"{self.blocks} block{'' if self.blocks == 1 else 's'}"
+        return f"{blocks}, {size_text(self.bytes)}"
+
+    def __repr__(self) -> str:
+        return f"Removed(taken away: {self._taken()}; kept: {self._kept()})"
+
+    def _repr_html_(self) -> str:
+        return facts_html("removed", [("taken away", self._taken()), ("kept", self._kept())])
 
 
 class Pins(list[Pin]):

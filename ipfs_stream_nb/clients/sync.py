@@ -10,7 +10,7 @@ from ipfs_stream_nb.clients.content import AsyncClient
 from ipfs_stream_nb.clients.loop import LoopThread
 from ipfs_stream_nb.clients.naming import Content, path_of
 from ipfs_stream_nb.clients.progress import Progress
-from ipfs_stream_nb.clients.results import Entries, Pins, hinted_methods
+from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.shared import Lease
 from ipfs_stream_nb.content.file import ContentFile
@@ -193,12 +193,15 @@ class Client:
         """All pins, oldest first."""
         return self._run(AsyncClient.pins)
 
-    def remove(self, content: Content) -> GCResult:
-        """Unpin content and take away those of its blocks that nothing else needs."""
+    def remove(self, content: Content) -> Removed:
+        """Unpin content and take away those of its blocks that nothing else needs; the result tells what is kept."""
         return self._run(AsyncClient.remove, content)
 
     def gc(self) -> GCResult:
-        """Take away every block that no pin and no running transfer needs."""
+        """Take away every block that no pin and no running transfer needs.
+
+        Where another process collects already, its end is waited for. Raises BusyError after a minute of it.
+        """
         return self._run(AsyncClient.gc)
 
     def repo_stat(self) -> RepoStat:
@@ -281,11 +284,41 @@ class Client:
         """An absolute URL for media elements, good for some minutes: it holds a token for this content alone."""
         return self._run(AsyncClient.url, content, action)
 
-    def play(self, content: Content, **options: Any) -> Player:
-        """A widget that plays video, audio or an image; see widgets.player.Player for its options."""
+    def play(
+        self,
+        content: Content,
+        *,
+        current_time: float = 0.0,
+        muted: bool = False,
+        volume: float = 1.0,
+        playback_rate: float = 1.0,
+        loop: bool = False,
+        autoplay: bool = False,
+        controls: bool = True,
+        width: int | str = 640,
+    ) -> Player:
+        """A widget that plays video, audio or an image.
+
+        `current_time`: seconds from which it plays; `volume`: 0 to 1; `playback_rate`: 0.0625 to 16, 1 being normal;
+        `autoplay`: at once (browsers mostly ask for `muted` too); `controls`: with the browser's buttons; `width`:
+        pixels, or a CSS length such as "100%". All of them can be set on the widget later on.
+
+        Raises NotFoundError, IsDirectoryError, and TraitError for a value that is out of range.
+        """
         from ipfs_stream_nb.widgets.player import Player  # noqa: PLC0415  # only a notebook has widgets
 
-        return Player(self, path_of(content), **options)
+        return Player(
+            self,
+            path_of(content),
+            current_time=current_time,
+            muted=muted,
+            volume=volume,
+            playback_rate=playback_rate,
+            loop=loop,
+            autoplay=autoplay,
+            controls=controls,
+            width=width,
+        )
 
     def health(self) -> dict[str, Any]:
         """What the server says about itself: version, node, limits, what it is doing."""

@@ -16,10 +16,14 @@ from ipfs_stream_nb.clients.content import AsyncClient
 from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.server import ServerInfo
+from ipfs_stream_nb.content.blocks.gc import GC_LOCK
+from ipfs_stream_nb.content.blocks.leases import FileLock
+from ipfs_stream_nb.content.cid import DAG_PB, RAW
 from ipfs_stream_nb.content.importer import import_bytes
 from ipfs_stream_nb.errors import (
     BadCIDError,
     BadRequestError,
+    BusyError,
     IsDirectoryError,
     NotFoundError,
     TooLargeError,
@@ -151,6 +155,45 @@ async def test_a_car_that_cannot_be_is_told_as_such(client, tmp_path):
     with pytest.raises(BadRequestError, match=f"{tmp_path.name}' is a directory; name a file in it"):
         await client.export_car(added, tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["empty.car"]
+
+
+@pytest.mark.parametrize("codec", [RAW, DAG_PB])
+@pytest.mark.parametrize(
+    "method", ["stat", "cat", "open", "ls", "pin", "unpin", "remove", "export_car", "info"]
+)
+async def test_what_is_not_here_is_told_in_one_way(client, method, codec):
+    """Whatever is asked for, and whichever node is asked: it is not here, and what would bring it here."""
+    absent = CID.of(b"somewhere else", codec)
+    with pytest.raises(NotFoundError) as caught:
+        await getattr(client, method)(absent)
+    assert str(caught.value).startswith(f"{absent} is not in this store, and this version does not fetch")
+    assert "client.import_car" in str(caught.value)
+
+
+async def test_a_name_that_is_not_there_is_another_thing(client, tmp_path):
+    """Of a directory that is here, it is the name that is missing; of a pin that is not there, the pin."""
+    (tmp_path / "d").mkdir()
+    root = await client.add(tmp_path / "d")
+    with pytest.raises(NotFoundError, match="there is no 'x'"):
+        await client.cat(f"{root}/x")
+    await client.unpin(root)
+    with pytest.raises(NotFoundError, match="is not pinned"):
+        await client.unpin(root)
+
+
+async def test_garbage_collection_waits_for_another(client, repo, monkeypatch):
+    """While another process collects gc waits, and only after a bounded time it gives up."""
+    await client.add(b"hello", pin=False)
+    other = FileLock(repo / "locks" / GC_LOCK)
+    with other:
+        monkeypatch.setattr("ipfs_stream_nb.clients.content.GC_WAIT", 0.0)
+        with pytest.raises(BusyError, match="being collected"):
+            await client.gc()
+        monkeypatch.setattr("ipfs_stream_nb.clients.content.GC_WAIT", 60.0)
+        waiting = asyncio.create_task(client.gc())
+        done, _ = await asyncio.wait([waiting], timeout=0.4)
+        assert not done
+    assert (await waiting).blocks == 1
 
 
 async def test_a_pin_has_a_name_that_can_be_shown(client):
@@ -357,3 +400,14 @@ async def test_reprs_hold_no_secret(client):
     shown = repr(client) + client._repr_html_() + repr(client.server)
     assert str(client.server.token) not in shown
     assert client.server.url in shown
+
+
+async def test_remove_tells_what_a_folder_s_pin_keeps(client, tmp_path):
+    """A file that a pinned folder holds stays, and the result says so."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.txt").write_text("hello")
+    root = await client.add(tmp_path / "d")
+    removed = await client.remove((await client.ls(root))["x.txt"])
+    assert (removed.blocks, removed.kept_blocks) == (0, 1)
+    assert "1 block, still needed by other pins" in repr(removed)
+    assert await client.cat(f"{root}/x.txt") == b"hello"

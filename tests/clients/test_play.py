@@ -1,5 +1,6 @@
 """play() from both clients, as far as it goes without a browser."""
 
+import inspect
 import threading
 
 import pytest
@@ -9,7 +10,9 @@ from ipfs_stream_nb import samples
 from ipfs_stream_nb.clients.content import AsyncClient
 from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.server import ServerInfo
+from ipfs_stream_nb.clients.sync import Client
 from ipfs_stream_nb.errors import BadRequestError, IsDirectoryError
+from ipfs_stream_nb.widgets.player import Player
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,22 @@ def test_play_shows_what_was_added(repo, clip):
         player = client.play(client.add(clip, name="clip.mp4"))
         assert (player.kind, player.mime_type, player.size) == ("video", "video/mp4", len(clip))
         assert str(client.server.token) not in str(player.get_state())
+
+
+def test_play_offers_its_options(repo, clip):
+    """Each option of the player is a parameter of play, so that a notebook completes it, and reaches the player."""
+    options = {"autoplay": True, "muted": True, "loop": True, "controls": False, "width": 320}
+    options |= {"volume": 0.5, "playback_rate": 2.0, "current_time": 0.25}
+    taken = inspect.signature(Player).parameters
+    for kind in (Client, AsyncClient):
+        offered = inspect.signature(kind.play).parameters
+        assert set(options) == set(offered) - {"self", "content"} == set(taken) - {"client", "path"}
+        assert all(offered[name].default == taken[name].default for name in options)
+    with ipfs.connect() as client:
+        player = client.play(client.add(clip), **options)
+        assert {name: getattr(player, name) for name in options} == options
+        with pytest.raises(TypeError, match="did you mean 'autoplay'"):
+            client.play(player.path, autplay=True)
 
 
 async def test_play_of_the_async_client(repo, clip):

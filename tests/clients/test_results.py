@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipfs_stream_nb.clients.results import Entries, Pins, hinted
+from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Added, Entry, GCResult, Pin, Stat
 
@@ -19,6 +19,7 @@ EVIL = '<script>alert("x")</script>'
         Entries([Entry(EVIL, CID1, 3)]),
         Pins([Pin(CID1, EVIL, created=1e9)]),
         GCResult(1, 2, 3),
+        Removed(1, 2, 3),
     ],
 )
 def test_html_is_escaped_and_has_no_colours(result):
@@ -37,9 +38,28 @@ def test_an_added_is_its_cid():
 def test_plain_reprs_are_readable_and_stable():
     """Lists show a line for each item, without addresses in memory."""
     entries = Entries([Entry("a.txt", CID1, 1536, "file"), Entry("b", CID1, 1)])
-    assert repr(entries) == f"2 entries\n  a.txt  file  1.5 KiB  {CID1}\n  b  1 byte  {CID1}"
+    assert (
+        repr(entries) == f"2 entries; sizes with blocks\n  a.txt  file  1.5 KiB  {CID1}\n  b  1 byte  {CID1}"
+    )
     assert repr(Pins([Pin(CID1, "x")])) == f"1 pin\n  {CID1}  x"
     assert repr(Entries()) == "0 entries"
+
+
+def test_the_list_has_no_column_for_what_was_not_looked_up():
+    """Without kinds there is no column for them, and the sizes say that they count the blocks."""
+    assert "kind" not in Entries([Entry("a", CID1, 1)])._repr_html_()
+    assert "size with blocks" in Entries([Entry("a", CID1, 1)])._repr_html_()
+    assert "kind" in Entries([Entry("a", CID1, 1, "file")])._repr_html_()
+
+
+def test_what_a_removal_keeps_is_told():
+    """Whoever removes content that another pin holds sees why nothing went away."""
+    kept = Removed.of(GCResult(0, 0, 3))
+    assert (kept.blocks, kept.kept_blocks) == (0, 3)
+    for shown in (repr(kept), kept._repr_html_()):
+        assert "3 blocks, still needed by other pins" in shown
+        assert "0 blocks, 0 bytes" in shown
+    assert repr(Removed(1, 2, 0)) == "Removed(taken away: 1 block, 2 bytes; kept: nothing)"
 
 
 def test_long_lists_are_cut():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import aclosing, nullcontext
 from functools import partial
 from pathlib import Path as FilePath
@@ -35,16 +34,28 @@ from ipfs_stream_nb.content.node import (
 )
 from ipfs_stream_nb.content.reader import PIECE_BYTES, Branch, DagReader
 from ipfs_stream_nb.content.resolver import Resolved, list_directory, parse_path, resolve, target_of
+from ipfs_stream_nb.content.store_source import StoreSource, StoreThreads
 from ipfs_stream_nb.content.stored import StoredRange
 from ipfs_stream_nb.content.tree_writer import StoreTreeWriter, TreeImport
 from ipfs_stream_nb.content.writer import BlockSink, StoreFileWriter
-from ipfs_stream_nb.errors import BadRequestError, IsDirectoryError, NotFoundError, StoreError
+from ipfs_stream_nb.errors import (
+    BadRequestError,
+    IsDirectoryError,
+    NotFoundError,
+    RetrievalError,
+    StoreError,
+    TooLargeError,
+)
 
 T = TypeVar("T")
 
 REPO_ENV: Final = "IPFS_STREAM_NB_REPO"
 HEAD_BYTES: Final = 4096
 """Read from a file's start to tell its MIME type."""
+SNIFF_NODE_BYTES: Final = 8 * 1024 * 1024
+"""Inner nodes that are gone through for those bytes; over that the name tells the type."""
+SNIFF_PIECES: Final = 32
+"""Leaves that are read for them, where leaves are tiny."""
 STAT_CACHE_SECONDS: Final = 5.0
 """How long a path's stat is remembered: another process may collect the content meanwhile."""
 STAT_CACHE_ENTRIES: Final = 1024
@@ -57,38 +68,6 @@ def default_repo() -> FilePath:
     return FilePath(given) if given else user_data_path("ipfs_stream_nb", appauthor=False) / "repo"
 
 
-class _StoreThreads(ThreadPoolExecutor):
-    """The threads of one node; after their end there is a clear error for whoever comes late."""
-
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        try:
-            return super().submit(*args, **kwargs)
-        except RuntimeError as error:
-            raise StoreError(f"the node is closed: {error}") from error
-
-
-class _StoreSource:
-    """Blocks from the store, on threads."""
-
-    def __init__(self, store: BlockStore, executor: ThreadPoolExecutor) -> None:
-        self._store = store
-        self._executor = executor
-
-    def get(self, cid: CID, start: int = 0, stop: int | None = None) -> Awaitable[bytes]:
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._executor, self._store.get, cid, start, stop)
-
-    def size(self, cid: CID) -> Awaitable[int]:
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._executor, self._size, cid)
-
-    def _size(self, cid: CID) -> int:
-        size = self._store.size(cid)
-        if size is None:
-            raise NotFoundError(f"this node does not have {cid}; add it, or import a CAR that holds it")
-        return size
-
-
 class EmbeddedNode:
     """The node interface (see node.Node) over one block store. Made by `await EmbeddedNode.open()`.
 
@@ -99,8 +78,8 @@ class EmbeddedNode:
 
     def __init__(self, store: BlockStore) -> None:
         self.store = store
-        self._executor = _StoreThreads(max(4, os.cpu_count() or 1), "ipfs-store")
-        self.reader = DagReader(_StoreSource(store, self._executor))
+        self._executor = StoreThreads(max(4, os.cpu_count() or 1), "ipfs-store")
+        self.reader = DagReader(StoreSource(store, self._executor), self._executor)
         self._stats: TTLCache[str, Stat] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)
         self._located: TTLCache[str, tuple[Resolved, int]] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)
         self._closed = False
@@ -142,7 +121,7 @@ class EmbeddedNode:
         target = target_of(found) if found.kind == "symlink" else None
         mime_type = "inode/directory"
         if found.kind == "file":
-            mime_type = mime.guess(await self.read(path, 0, HEAD_BYTES), found.name)
+            mime_type = mime.guess(await self._head(path), found.name)
         elif target is not None:
             mime_type = "inode/symlink"
         unixfs = found.node.unixfs if found.node else None
@@ -157,6 +136,24 @@ class EmbeddedNode:
             mode=unixfs.mode if unixfs else None,
             mtime=unixfs.mtime if unixfs else None,
         )
+
+    async def _head(self, path: Path) -> bytes:
+        """A file's first bytes for its MIME type: fewer, or none, where they are not here or cost too much.
+
+        What is not here, or costs too much, is told to whoever reads it; the rest of the file can be read.
+        """
+        cid, size = await self._file(path)
+        head = b""
+        pieces = self.reader.read(cid, size, 0, HEAD_BYTES, budget=SNIFF_NODE_BYTES)
+        async with aclosing(pieces):
+            try:
+                for _ in range(SNIFF_PIECES):
+                    head += await anext(pieces, b"")
+            except StoreError:
+                raise
+            except (NotFoundError, RetrievalError, TooLargeError):
+                return head
+        return head
 
     async def get_metadata(self, path: Path) -> dict[str, Any]:
         """The guide's metadata: see Stat.metadata."""
@@ -320,17 +317,28 @@ class EmbeddedNode:
     async def import_car(
         self, source: AsyncIterable[BytesLike], *, pin: bool = True, progress: ByteProgress | None = None
     ) -> CarInfo:
-        """Store a CAR's blocks, every one verified, and pin those of its roots that are whole."""
+        """Store a CAR's blocks, every one verified, and pin those of its roots that are whole.
+
+        The others are named in the result: what came of them can be read until garbage is collected.
+        """
         sink = BlockSink(self.store.transfer(), self._executor, get_profile())
         try:
             roots, count, size = await import_blocks(source, sink, progress)
             missing = tuple([root for root in roots if not await self.block_has(root)])
-            for root in roots if pin else ():
-                if root not in missing:
-                    await self.pin(root)
+            unpinned = [root for root in roots if not await self._pin_whole(root)] if pin else []
         finally:
             await sink.abort()
-        return CarInfo(roots, count, size, missing)
+        return CarInfo(roots, count, size, missing, tuple(unpinned))
+
+    async def _pin_whole(self, root: CID) -> bool:
+        """Pin a root, unless blocks of it are missing."""
+        try:
+            await self.pin(root)
+        except StoreError:
+            raise
+        except (NotFoundError, RetrievalError):
+            return False
+        return True
 
     def export_car(
         self, path: Path, *, scope: DagScope = "all", entity_bytes: tuple[int, int | None] | None = None
@@ -343,7 +351,10 @@ class EmbeddedNode:
     async def pin(
         self, cid: CID, *, name: str = "", progress: Callable[[PinProgress], None] | None = None
     ) -> Pin:
-        """Keep a root and everything below it. Raises RetrievalError naming the first missing block."""
+        """Keep a root and everything below it.
+
+        Raises NotFoundError where the root is not here, RetrievalError naming the first block missing below it.
+        """
         report = None
         if progress is not None:
             loop = asyncio.get_running_loop()

@@ -157,7 +157,9 @@ class CarInfo:
     blocks: int
     bytes: int
     missing: tuple[CID, ...] = field(default=())
-    """Roots that the CAR names but did not carry."""
+    """Roots that the CAR names and did not carry, and that were not here before."""
+    unpinned: tuple[CID, ...] = field(default=())
+    """Roots that were to be pinned and are not: blocks below them are not here, as in a CAR of a part."""
 
 
 class FileWriter(Protocol):
@@ -268,8 +270,8 @@ class Node(Protocol):
     async def pin(
         self, cid: CID, *, name: str = "", progress: Callable[[PinProgress], None] | None = None
     ) -> Pin:
-        """Keep a root and everything below it; the whole tree must be here. Raises RetrievalError naming the
-        first missing block."""
+        """Keep a root and everything below it; the whole tree must be here. Raises NotFoundError where the root
+        is not, and RetrievalError naming the first block that is missing below it."""
 
     async def unpin(self, cid: CID) -> None:
         """Let garbage collection have it. Raises NotFoundError where there is no such pin."""
@@ -289,7 +291,7 @@ class Node(Protocol):
     async def import_car(
         self, source: AsyncIterable[BytesLike], *, pin: bool = True, progress: ByteProgress | None = None
     ) -> CarInfo:
-        """Store a CAR's blocks (v1 or v2), every one verified, and pin its roots."""
+        """Store a CAR's blocks (v1 or v2), every one verified, and pin those of its roots that are whole."""
 
     def export_car(
         self, path: Path, *, scope: DagScope = "all", entity_bytes: tuple[int, int | None] | None = None

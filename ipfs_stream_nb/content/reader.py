@@ -2,14 +2,16 @@
 
 A file's tree is walked from the top, and only the branches that overlap the wanted range are loaded, so a seek
 costs one block a level. Nothing that a block declares is believed: a child must be as long as its parent says.
+What a read decodes is bounded by what it delivers, so that no tree can be made to cost more than it is worth.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final, Protocol, Self, TypeVar
 
@@ -17,6 +19,7 @@ from cachetools import LRUCache
 
 from ipfs_stream_nb.content import unixfs
 from ipfs_stream_nb.content.cid import CID, DAG_PB, RAW
+from ipfs_stream_nb.content.dag_pb import MAX_LINKS
 from ipfs_stream_nb.content.unixfs import UnixFSNode, UnixFSType
 from ipfs_stream_nb.errors import (
     CorruptContentError,
@@ -36,10 +39,18 @@ DECODE_ON_LOOP_BYTES: Final = 16 * 1024
 """Larger nodes are decoded on a thread, so that none holds up the event loop."""
 PIECE_BYTES: Final = 1024 * 1024
 """The largest piece that a read hands out."""
+NODE_BUDGET: Final = 64 * 1024 * 1024
+"""Bytes of inner nodes that a read goes through before it has delivered anything: 16 of the largest blocks."""
+NODE_BYTES_PER_BYTE: Final = 256
+"""Bytes of inner nodes for each delivered byte; a tree of 1-byte leaves, two to a node, needs some 200."""
+MAX_PENDING: Final = 4 * MAX_LINKS
+"""Branches that one read may have before it, some 150 bytes each; 1 PiB in 256 KiB blocks needs under 1000."""
+_YIELD_STEPS: Final = 128  # nodes from the cache need no waiting, and must not keep the event loop either
 _LINK_BYTES: Final = 170  # what a decoded link takes in memory, roughly
 
 
 L = TypeVar("L")
+T = TypeVar("T")
 
 
 class BlockSource(Protocol):
@@ -54,16 +65,29 @@ class BlockSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DagNode:
-    """A decoded dag-pb block; `starts[i]` is the offset of child i in the node's bytes, the last one its end."""
+    """A decoded dag-pb block; `starts[i]` is the offset of child i in the node's bytes, the last one its end.
+
+    A file's children of no bytes are left out: nobody reads them, and there may be tens of thousands.
+    """
 
     unixfs: UnixFSNode
     starts: tuple[int, ...]
+    weight: int
+    """Bytes of the block."""
+    below: int
+    """Bytes of all blocks below it, as its links state them (Tsize)."""
 
     @classmethod
     def decode(cls, block: bytes) -> Self:
         """Read a dag-pb block that holds UnixFS. Raises CorruptContentError."""
         node = unixfs.decode(block)
-        return cls(node, tuple(accumulate(node.block_sizes, initial=len(node.data))))
+        below = sum(link.tsize for link in node.links)
+        if 0 in node.block_sizes:
+            full = [pair for pair in zip(node.links, node.block_sizes, strict=True) if pair[1]]
+            links, sizes = zip(*full, strict=True) if full else ((), ())
+            node = replace(node, links=links, block_sizes=sizes)
+        starts = tuple(accumulate(node.block_sizes, initial=len(node.data)))
+        return cls(node, starts, len(block), below)
 
     @property
     def is_file(self) -> bool:
@@ -88,10 +112,16 @@ class Branch:
 
 
 class DagReader:
-    """Reads nodes and files from a block source; safe for any number of readers on one event loop."""
+    """Reads nodes and files from a block source; safe for any number of readers on one event loop.
 
-    def __init__(self, source: BlockSource) -> None:
+    Large nodes are decoded on `executor` (None: the event loop's own), one at a time: more would not be faster,
+    and would take its threads from those who read.
+    """
+
+    def __init__(self, source: BlockSource, executor: Executor | None = None) -> None:
         self.source = source
+        self._executor = executor
+        self._decoding = asyncio.Semaphore()
         self._nodes: LRUCache[CID, DagNode] = LRUCache(
             NODE_CACHE_BYTES, getsizeof=lambda node: 512 + _LINK_BYTES * len(node.unixfs.links)
         )
@@ -107,13 +137,26 @@ class DagReader:
                 " ask for its bytes with format=raw"
             )
         block = await self.source.get(cid)
-        if len(block) > DECODE_ON_LOOP_BYTES:
-            node = await asyncio.to_thread(DagNode.decode, block)
-        else:
-            node = DagNode.decode(block)
+        if len(block) <= DECODE_ON_LOOP_BYTES:
+            return self._keep(cid, DagNode.decode(block))
+        async with self._decoding:
+            cached = self._nodes.get(cid)  # whoever was before may have wanted the same one
+            return cached or self._keep(cid, await self._on_thread(DagNode.decode, block))
+
+    def _keep(self, cid: CID, node: DagNode) -> DagNode:
         if node.unixfs.links:
             self._nodes[cid] = node
         return node
+
+    async def parse(self, work: Callable[[bytes], T], block: bytes) -> T:
+        """What `work` makes of a block: at once for a small one, on a thread for a large one."""
+        if len(block) <= DECODE_ON_LOOP_BYTES:
+            return work(block)
+        async with self._decoding:
+            return await self._on_thread(work, block)
+
+    async def _on_thread(self, work: Callable[[bytes], T], block: bytes) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, block)
 
     def forget(self) -> None:
         """Drop the kept nodes: blocks are being taken away."""
@@ -137,24 +180,38 @@ class DagReader:
         own = 0 if cid.is_identity else await self.source.size(cid)
         if cid.codec != DAG_PB:
             return own
-        return own + sum(link.tsize or 0 for link in (await self.node(cid)).unixfs.links)
+        return own + (await self.node(cid)).below
 
-    def read(self, cid: CID, size: int, offset: int, stop: int) -> AsyncGenerator[bytes, None]:
+    def read(
+        self, cid: CID, size: int, offset: int, stop: int, *, budget: int = NODE_BUDGET
+    ) -> AsyncGenerator[bytes, None]:
         """Bytes `offset` to `stop` of the file under `cid`, which must be `size` bytes long, in order.
 
         Blocks are loaded READ_AHEAD_BLOCKS at a time. Raises CorruptContentError where a block is not as long
-        as its parent says, and what the source raises for a block that it does not have.
+        as its parent says, what the source raises for a block that it does not have, and TooLargeError for a
+        tree that is too deep, too wide, or has more than `budget` bytes of inner nodes around too few of content.
         """
-        return self.walk(cid, size, offset, stop, self._leaf)
+        return self.walk(cid, size, offset, stop, self._leaf, budget=budget)
 
     async def walk(
-        self, cid: CID, size: int, offset: int, stop: int, leaf: Callable[[Branch], Awaitable[L]]
+        self,
+        cid: CID,
+        size: int,
+        offset: int,
+        stop: int,
+        leaf: Callable[[Branch], Awaitable[L]],
+        *,
+        budget: int = NODE_BUDGET,
     ) -> AsyncGenerator[bytes | L, None]:
         """As `read`, with what `leaf` makes of each raw block in place of its bytes."""
         todo = [Branch(cid, size, offset, min(stop, size), 0)] if offset < min(stop, size) else []
         loads: dict[Branch, asyncio.Future[DagNode | L]] = {}
+        steps = 0
         try:
             while todo:
+                steps += 1
+                if not steps % _YIELD_STEPS:
+                    await asyncio.sleep(0)
                 if len(todo) > 1:  # one alone needs no task of its own
                     for ahead in todo[-READ_AHEAD_BLOCKS:]:
                         if ahead not in loads:
@@ -162,13 +219,17 @@ class DagReader:
                 branch = todo.pop()
                 load = loads.pop(branch, None)
                 loaded = await (self._load(branch, leaf) if load is None else load)
-                if not isinstance(loaded, (DagNode, bytes)):
-                    yield loaded
-                    continue
-                inline, children = expand(branch, loaded) if isinstance(loaded, DagNode) else (loaded, [])
-                todo.extend(reversed(children))
-                for at in range(0, len(inline), PIECE_BYTES):
-                    yield inline if len(inline) <= PIECE_BYTES else inline[at : at + PIECE_BYTES]
+                found: bytes | L
+                if isinstance(loaded, DagNode):
+                    found, children = expand(branch, loaded)
+                    todo.extend(reversed(children))
+                    budget += NODE_BYTES_PER_BYTE * len(found) - loaded.weight
+                    _check_cost(cid, budget, len(todo))
+                else:
+                    found = loaded
+                    budget += NODE_BYTES_PER_BYTE * (branch.hi - branch.lo)
+                for piece in _pieces(found):
+                    yield piece
         finally:
             if loads:
                 for load in loads.values():
@@ -192,6 +253,25 @@ class DagReader:
                 f"block {branch.cid} is not {branch.size} bytes long, as its parent says"
             )
         return data
+
+
+def _pieces(found: bytes | L) -> Iterable[bytes | L]:
+    if not isinstance(found, bytes) or 0 < len(found) <= PIECE_BYTES:
+        return (found,)
+    return (found[at : at + PIECE_BYTES] for at in range(0, len(found), PIECE_BYTES))
+
+
+def _check_cost(cid: CID, budget: int, pending: int) -> None:
+    """Raise TooLargeError for a tree that costs much more than it holds."""
+    if budget < 0:
+        raise TooLargeError(
+            f"the tree of {cid} has too few bytes of content among its inner nodes: over {NODE_BYTES_PER_BYTE} bytes"
+            " of nodes for each"
+        )
+    if pending > MAX_PENDING:
+        raise TooLargeError(
+            f"the tree of {cid} is too wide: over {MAX_PENDING:,} branches to be read at once"
+        )
 
 
 def expand(branch: Branch, node: DagNode) -> tuple[bytes, list[Branch]]:
@@ -221,6 +301,5 @@ def expand(branch: Branch, node: DagNode) -> tuple[bytes, list[Branch]]:
             branch.depth + 1,
         )
         for index in range(first, last)
-        if starts[index + 1] > starts[index]
     ]
     return inline[branch.lo : branch.hi], children

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from ipfs_stream_nb.content import unixfs
+from ipfs_stream_nb.content.car import encode_header, encode_section
 from ipfs_stream_nb.content.cid import CID, DAG_CBOR, DAG_PB, RAW
-from ipfs_stream_nb.content.embedded import REPO_ENV, EmbeddedNode, default_repo
+from ipfs_stream_nb.content.dag_pb import PBLink
+from ipfs_stream_nb.content.embedded import REPO_ENV, SNIFF_PIECES, EmbeddedNode, default_repo
 from ipfs_stream_nb.content.importer import import_bytes
+from ipfs_stream_nb.content.reader import READ_AHEAD_BLOCKS
 from ipfs_stream_nb.content.stream import IPFSContentStream
+from ipfs_stream_nb.content.unixfs import UnixFSNode, UnixFSType
 from ipfs_stream_nb.errors import (
     BadCIDError,
     BadRequestError,
@@ -261,6 +266,40 @@ async def test_a_block_missing_in_the_middle(node):
     assert await node.read(imported.root, 2_500_000, 10) == CONTENT[2_500_000:2_500_010]
 
 
+async def put_file(node, *children: tuple[CID, int]) -> CID:
+    """A file node whose children have these sizes."""
+    sizes = tuple(size for _, size in children)
+    links = tuple(PBLink(cid, "", size) for cid, size in children)
+    block = unixfs.encode(UnixFSNode(UnixFSType.FILE, file_size=sum(sizes), block_sizes=sizes, links=links))
+    return await node.block_put(block, codec=DAG_PB)
+
+
+async def test_a_partly_present_file_can_be_read_where_it_is(node):
+    """Where a file's head is missing, its name tells the type, and what is here can be read."""
+    here = await node.block_put(b"here" * 100, codec=RAW)
+    file = await put_file(node, (CID.of(b"gone"), 4), (here, 400))
+    directory = await node.add_directory({"clip.mp4": file}, pin=False)
+    stat = await node.stat(f"{directory.cid}/clip.mp4")
+    assert (stat.mime_type, stat.size) == ("video/mp4", 404)
+    assert (await node.stat(file)).mime_type == "application/octet-stream"
+    assert await node.read(file, 4, 4) == b"here"
+    with pytest.raises(RetrievalError):
+        await node.read(file, 0, 4)
+
+
+async def test_the_type_of_a_bomb_costs_little(node, monkeypatch):
+    """Telling a file's type goes through a bounded number of blocks, however its tree is made."""
+    cid, size, empty = await node.block_put(b"z", codec=RAW), 1, CID.of(b"")
+    for _ in range(14):
+        cid = await put_file(node, *[(cid, size)] * 2, *[(empty, 0)] * 2000)
+        size *= 2
+    gets = []
+    get = node.store.get
+    monkeypatch.setattr(node.store, "get", lambda cid, *args: gets.append(cid) or get(cid, *args))
+    assert (await node.stat(cid)).size == 2**14
+    assert len(gets) <= SNIFF_PIECES + 14 + READ_AHEAD_BLOCKS + 10
+
+
 async def test_identity_cids_need_no_store(node):
     """An identity CID is its own content."""
     cid = CID(1, RAW, 0, b"hello")
@@ -321,6 +360,32 @@ async def test_cars_travel(node, tmp_path):
         assert info.missing == ()
         assert await cat(other, f"{tree.cid}/a/b.bin") == CONTENT
         assert [pin.cid for pin in await other.pins()] == [tree.cid]
+
+
+async def test_a_car_of_a_part_is_imported(node, tmp_path):
+    """Its blocks are stored, its root is not pinned and is named so; what came can be read."""
+    file = await node.add(frames(CONTENT, 500_000))
+    part = node.export_car(file.cid, scope="entity", entity_bytes=(0, 9))
+    async with await EmbeddedNode.open(tmp_path / "other") as other:
+        info = await other.import_car(part)
+        assert (info.roots, info.blocks) == ((file.cid,), 2)
+        assert (info.missing, info.unpinned) == ((), (file.cid,))
+        assert await other.pins() == []
+        assert await other.read(file.cid, 0, 10) == CONTENT[:10]
+        whole = await other.import_car(node.export_car(file.cid))
+        assert whole.unpinned == ()
+        assert [pin.cid for pin in await other.pins()] == [file.cid]
+
+
+async def test_a_car_without_its_root(node):
+    """A root that the CAR names and does not carry is reported, and the rest is stored."""
+    gone, block = CID.of(b"gone"), b"here"
+    car = encode_header([gone]) + encode_section(CID.of(block), block)
+    info = await node.import_car(frames(car, 1000))
+    assert (info.missing, info.unpinned) == ((gone,), (gone,))
+    assert await node.block_get(CID.of(block)) == block
+    with pytest.raises(NotFoundError, match=str(gone)):
+        await node.pin(gone)
 
 
 async def test_car_scopes(node, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 import pytest
@@ -10,11 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dag_source import DictSource
+from ipfs_stream_nb.content import reader as reader_module
 from ipfs_stream_nb.content import unixfs
 from ipfs_stream_nb.content.cid import CID, DAG_CBOR, DAG_PB
 from ipfs_stream_nb.content.dag_pb import PBLink
 from ipfs_stream_nb.content.importer import Block, Profile, import_bytes
-from ipfs_stream_nb.content.reader import MAX_DEPTH, READ_AHEAD_BLOCKS, DagReader
+from ipfs_stream_nb.content.reader import (
+    DECODE_ON_LOOP_BYTES,
+    MAX_DEPTH,
+    READ_AHEAD_BLOCKS,
+    DagNode,
+    DagReader,
+)
 from ipfs_stream_nb.content.unixfs import UnixFSNode, UnixFSType
 from ipfs_stream_nb.errors import CorruptContentError, RetrievalError, TooLargeError, UnsupportedMediaError
 
@@ -168,6 +177,87 @@ async def test_a_million_empty_children_are_skipped():
     source = DictSource(blocks)
     assert await read(DagReader(source), top.cid) == b""
     assert len(source.gets) <= 1
+
+
+def test_empty_children_are_not_kept():
+    """A decoded file node is as large as what can be read of it; its sizes count all that it links to."""
+    leaf, empty = Block(CID.of(b"ab"), b"ab"), Block(CID.of(b""), b"")
+    sizes = (0, 2, *[0] * 1000, 2)
+    node = UnixFSNode(
+        UnixFSType.FILE,
+        file_size=4,
+        block_sizes=sizes,
+        links=tuple(PBLink((leaf if size else empty).cid, "", 3) for size in sizes),
+    )
+    block = node_block(node).data
+    decoded = DagNode.decode(block)
+    assert [link.cid for link in decoded.unixfs.links] == [leaf.cid] * 2
+    assert decoded.starts == (0, 2, 4)
+    assert decoded.below == 3 * len(sizes)
+    assert decoded.weight == len(block)
+
+
+def bomb(levels: int, width: int) -> tuple[list[Block], CID]:
+    """Two to the `levels` bytes, each behind nodes of `width` links to nothing."""
+    leaf, empty = Block(CID.of(b"z"), b"z"), Block(CID.of(b""), b"")
+    blocks, size, top = [leaf, empty], 1, leaf
+    for _ in range(levels):
+        top = file_of(*[(top, size)] * 2, *[(empty, 0)] * width)
+        blocks.append(top)
+        size *= 2
+    return blocks, top.cid
+
+
+async def test_a_tree_that_costs_more_than_it_holds():
+    """Nodes may be large, if there is content for it: a byte behind ever more of them is refused early."""
+    blocks, root = bomb(12, 500)
+    source = DictSource(blocks)
+    got = []
+    with pytest.raises(TooLargeError, match="too few bytes"):
+        async for piece in DagReader(source).read(root, 2**12, 0, 2**12, budget=1_000_000):
+            got.append(piece)
+    assert 1 <= len(got) < 100
+    assert len(source.gets) < 200
+
+
+async def test_a_tree_of_tiny_leaves_costs_what_it_may():
+    """A byte to a leaf and two children to a node is foolish, and still read to its end."""
+    content = pattern(3000)
+    imported = import_bytes(content, Profile("tiniest", chunk_size=1, max_links=2))
+    reader = DagReader(DictSource(imported.blocks))
+    async with aclosing(reader.read(imported.root, 3000, 0, 3000, budget=4096)) as pieces:
+        assert b"".join([piece async for piece in pieces]) == content
+
+
+async def test_a_tree_that_is_too_wide(monkeypatch):
+    """What lies before a read is bounded: levels times links do not pile up."""
+    monkeypatch.setattr(reader_module, "MAX_PENDING", 100)
+    leaf = Block(CID.of(b"z"), b"z")
+    blocks, size, top = [leaf], 1, leaf
+    for _ in range(4):
+        top = file_of((top, size), *[(leaf, 1)] * 40)
+        blocks.append(top)
+        size += 40
+    with pytest.raises(TooLargeError, match="too wide"):
+        await read(DagReader(DictSource(blocks)), top.cid)
+
+
+async def test_large_nodes_are_decoded_once_on_the_given_threads():
+    """Many who want the same large node wait for one decoding, on the executor of the node."""
+    blocks, root = bomb(1, 2000)
+    assert len(blocks[-1].data) > DECODE_ON_LOOP_BYTES
+    with ThreadPoolExecutor(4, "given") as executor:
+        reader, threads = DagReader(DictSource(blocks), executor), []
+
+        def decode(block):
+            threads.append(threading.current_thread().name)
+            return DagNode.decode(block)
+
+        first = await reader.parse(decode, blocks[-1].data)
+        nodes = await asyncio.gather(*(reader.node(root) for _ in range(5)))
+    assert first.starts == (0, 1, 2)
+    assert threads[0].startswith("given")
+    assert all(node is nodes[0] for node in nodes)
 
 
 async def test_a_tree_that_is_too_deep():

@@ -54,6 +54,7 @@ def split(block: BytesLike) -> tuple[list[PBLink], memoryview | None]:
         raise TooLargeError(f"a block has at most {MAX_BLOCK} bytes, this one has {end}")
     buffer = block if isinstance(block, bytes) else memoryview(block).cast("B")
     links: list[PBLink] = []
+    cids: dict[bytes, CID] = {}  # a block may link to the same one tens of thousands of times
     data: memoryview | None = None
     links_ended = False
     at = 0
@@ -63,7 +64,7 @@ def split(block: BytesLike) -> tuple[list[PBLink], memoryview | None]:
         if tag == _LINK and not links_ended:
             if len(links) >= MAX_LINKS:
                 raise TooLargeError(f"a block has at most {MAX_LINKS} links, this one has more")
-            links.append(_read_link(buffer, start, at))
+            links.append(_read_link(buffer, start, at, cids))
         elif tag == _DATA and data is None:
             data = memoryview(buffer)[start:at]
             links_ended = bool(links)
@@ -74,13 +75,14 @@ def split(block: BytesLike) -> tuple[list[PBLink], memoryview | None]:
     return links, data
 
 
-def _read_link(buffer: bytes | memoryview, at: int, end: int) -> PBLink:
+def _read_link(buffer: bytes | memoryview, at: int, end: int, cids: dict[bytes, CID]) -> PBLink:
     name, tsize = "", 0
     if at == end or buffer[at] != _HASH:
         raise CorruptContentError("not a dag-pb block: a link does not begin with its CID")
     start, at = read_span(buffer, at + 1, end)
+    raw = bytes(buffer[start:at])
     try:
-        cid = CID.parse(bytes(buffer[start:at]))
+        cid = cids.get(raw) or cids.setdefault(raw, CID.parse(raw))
     except BadCIDError as error:
         raise CorruptContentError(f"a link of the block has no usable CID: {error}") from None
     if at < end and buffer[at] == _NAME:

@@ -146,6 +146,47 @@ def test_python_and_browser_see_the_same(page: Page, lab: Lab) -> None:
     page.wait_for_function("document.querySelector('video').paused")
 
 
+def test_plays_off_screen_and_is_whole_when_scrolled_back(
+    page: Page, lab: Lab, shoot: Callable[..., Path]
+) -> None:
+    """After "run all" of a long notebook, where JupyterLab skips cells out of sight, every control has its size."""
+    lab.write(
+        "long.ipynb",
+        CONNECT,
+        "player = client.play(client.add(ipfs.samples.video(duration=8)))\nplayer",
+        "player.seek(2.5)\nplayer.play()",
+        *["print('line\\n' * 25)"] * 12,
+    )
+    lab.run_all(page, "long.ipynb")
+    page.evaluate(
+        "[...document.querySelectorAll('.jp-Notebook .jp-Cell')].at(-1).scrollIntoView({block: 'end'})"
+    )
+    player = page.locator(".jp-OutputArea .ipfs-player")
+    above = (
+        player.bounding_box()
+    )  # asking for it lays out what is skipped, as many a library on the page does
+    skipping = player.evaluate("node => getComputedStyle(node.closest('.jp-Cell')).contentVisibility")
+    assert skipping == "auto"
+    # Seconds of playing are needed to show the fault that a container query had here.
+    page.wait_for_function("document.querySelector('.ipfs-player').dataset.state === 'ended'")
+    assert player.bounding_box() == above
+    assert above["y"] < -1000
+    player.evaluate("node => node.scrollIntoView({block: 'center'})")
+    shoot(page, "back")
+    size = {name: sizes_of(player, f".ipfs-player-{name}") for name in ("time", "play", "big", "track")}
+    assert size["play"] == (32, 30)
+    assert size["big"] == (68, 68)
+    assert size["time"][0] > 60
+    assert size["time"][1] > 10
+    assert size["track"][0] > 100
+
+
+def sizes_of(player: Locator, selector: str) -> tuple[float, float]:
+    """Width and height of a part of the player, in pixels; 0 for what is not laid out."""
+    box = player.locator(selector).bounding_box() or {"width": 0, "height": 0}
+    return box["width"], box["height"]
+
+
 def test_the_notebooks_shortcuts_are_left_alone(page: Page, lab: Lab) -> None:
     """Keys in the focused player change no cell: not even x, d d, m or b, which command mode would take."""
     lab.write("keys.ipynb", CONNECT, "client.play(client.add(ipfs.samples.video(duration=8)))", "'last'")

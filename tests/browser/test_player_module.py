@@ -481,3 +481,30 @@ def test_dragging_does_not_queue_a_request_per_pixel(page: Page, harness: Harnes
     page.mouse.up()
     wait_for(page, "!media.seeking && Math.abs(media.currentTime - 45) < 1.5")
     assert page.evaluate("seeks") < 20
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_a_narrow_player_has_room_for_what_matters(
+    page: Page, harness: Harness, shoot: Callable[..., Path], kind: str
+) -> None:
+    """Below 420 pixels volume and rate go, wherever the width comes from; what is left lies side by side inside."""
+    player = show(page, kind=kind, width=640)
+    wait_for_state(page, "ready")
+    expect(player.locator(".ipfs-player-rate")).to_be_visible()
+    for width in (419, 300, 240):
+        page.evaluate("width => document.getElementById('views').style.width = `${width + 10}px`", width)
+        expect(player.locator(".ipfs-player-rate")).to_be_hidden()
+        expect(player.locator(".ipfs-player-volume")).to_be_hidden()
+        shoot(player, str(width))
+        outer = player.bounding_box()
+        assert outer["width"] == width + 2
+        parts = ["play", "track", "time", "mute", *(["expand"] if kind == "video" else [])]
+        edge = outer["x"]
+        for name in parts:
+            box = player.locator(f".ipfs-player-{name}").bounding_box()
+            assert box["width"] > 25
+            assert box["x"] >= edge
+            edge = box["x"] + box["width"]
+        assert edge <= outer["x"] + outer["width"]
+    page.evaluate("document.getElementById('views').style.width = ''")
+    expect(player.locator(".ipfs-player-rate")).to_be_visible()

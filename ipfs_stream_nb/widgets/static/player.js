@@ -9,6 +9,7 @@ export const limits = {
   kernelTimeout: 30000, // ms that a question to the kernel may stay open
   attempts: 3, // reloads in a row without anything played in between
   idle: 2500, // ms without a pointer until the controls fade
+  narrow: 420, // px of width under which the controls that can be missed go
 };
 
 const SHORTCUTS = "Space K J L M F , . < > ArrowLeft ArrowRight ArrowUp ArrowDown Home End 0 1 2 3 4 5 6 7 8 9";
@@ -272,6 +273,11 @@ class View {
     if (kind === "video" || kind === "audio") this.buildMedia();
     this.describe();
     this.listen(this.root, { keydown: (event) => this.key(event) });
+    // Not a container query: in cells that JupyterLab skips (content-visibility), Chromium leaves its inside unlaid.
+    this.resizing = new ResizeObserver(([{ contentRect }]) => {
+      this.root.classList.toggle("is-narrow", contentRect.width < limits.narrow);
+    });
+    this.resizing.observe(this.root);
     el.append(this.root);
   }
 
@@ -740,6 +746,7 @@ class View {
   dispose() {
     this.generation++;
     this.listening.abort();
+    this.resizing.disconnect();
     Object.values(this.timers).forEach(clearTimeout);
     this.media?.pause();
     for (const element of [this.media, this.image]) element?.removeAttribute("src");

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import math
+import numbers
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +51,8 @@ class Player(anywidget.AnyWidget):
     And fixed: path, mime_type, size (bytes), kind (video, audio, image or other).
 
     Several views of one player share all of this: the one that was used last is the one that plays.
+
+    `close()` takes it out of every view; play, pause and seek raise BadRequestError from then on.
     """
 
     _esm = _STATIC / "player.js"
@@ -141,8 +145,12 @@ class Player(anywidget.AnyWidget):
             }
         return fixed | {"base_url": server.base_url, "same_origin": server.same_origin}
 
+    @property
+    def _closed(self) -> bool:
+        return self.comm is None
+
     def __repr__(self) -> str:
-        return f"Player({self._path!r}, {self.mime_type})"
+        return f"Player({self._path!r}, {self.mime_type}{', closed' * self._closed})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The widget, and a still picture for where no widget runs: GitHub, nbval, a closed notebook."""
@@ -161,24 +169,33 @@ class Player(anywidget.AnyWidget):
                 self.set_trait("frame_rate", made.frame_rate)
         return self.poster.partition(",")[2]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a trait. A public name that no player has is refused: Python would take a mistyped one in silence."""
+        if not name.startswith("_") and not hasattr(type(self), name):
+            close = difflib.get_close_matches(name, _SETTABLE, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"what can be set is {', '.join(_SETTABLE)}"
+            raise AttributeError(f"a player has no {name!r}; {hint}")
+        super().__setattr__(name, value)
+
     # ---- what Python may ask for
 
     def play(self) -> None:
-        """Play; where no view is there yet, as soon as one is. A browser may refuse sound before a click."""
+        """Play; where no view is there yet, as soon as one is. A browser may refuse sound before a click.
+        Raises BadRequestError where the player is closed."""
         self._command("play")
 
     def pause(self) -> None:
-        """Pause."""
+        """Pause. Raises BadRequestError where the player is closed."""
         self._command("pause")
 
     def seek(self, time: float) -> None:
-        """Go to `time` in seconds from the start, or to the end if that comes first. Raises TraitError."""
-        try:
-            seconds = float(time)
-        except (TypeError, ValueError):
-            raise t.TraitError(f"seek({time!r}): expected a time in seconds, as a number") from None
+        """Go to `time` in seconds from the start, or to the end if that comes first. Raises BadRequestError for
+        what is no such time, and where the player is closed."""
+        if isinstance(time, bool) or not isinstance(time, numbers.Real):
+            raise BadRequestError(f"seek({time!r}): expected a time in seconds, as a number such as 7.5")
+        seconds = float(time)
         if not (math.isfinite(seconds) and seconds >= 0):
-            raise t.TraitError(f"seek({time!r}): expected a time of 0 seconds or more")
+            raise BadRequestError(f"seek({time!r}): expected a finite time of 0 seconds or more")
         self._command("seek", time=seconds)
 
     def _command(self, kind: str, **fields: Any) -> None:
@@ -186,9 +203,14 @@ class Player(anywidget.AnyWidget):
 
         What is kept is bounded by what a later command replaces: there is one wish to play or pause, and one place.
         """
+        self._refuse_closed(kind)
         command = {"type": kind, "id": next(self._numbers), **fields}
         self._commands["place" if kind == "seek" else "motion"] = command
         self.send(command)
+
+    def _refuse_closed(self, wish: str) -> None:
+        if self._closed:
+            raise BadRequestError(f"{wish}: this player is closed; client.play({self._path!r}) makes another")
 
     # ---- what comes from the browser
 
@@ -243,6 +265,12 @@ class Player(anywidget.AnyWidget):
             return min(value, self.duration)
         return value
 
+    @t.validate("paused")
+    def _check_open(self, proposal: Any) -> bool:
+        wish: bool = proposal.value
+        self._refuse_closed("pause" if wish else "play")
+        return wish
+
     @t.validate("width")
     def _check_width(self, proposal: Any) -> int | str:
         value: int | str = proposal.value
@@ -251,6 +279,9 @@ class Player(anywidget.AnyWidget):
                 f'width={value!r}: expected pixels such as 640, or a CSS length such as "80%" or "40em"'
             )
         return value
+
+
+_SETTABLE: Final = [name for name, trait in Player.class_own_traits().items() if not trait.read_only]
 
 
 def kind_of(mime_type: str) -> str:

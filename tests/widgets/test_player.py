@@ -10,16 +10,18 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import ipywidgets.comm
 import nbformat
+import numpy as np
 import pytest
 from comm.base_comm import BaseComm
 from nbclient import NotebookClient
 from PIL import Image
-from traitlets import TraitError
+from traitlets import TraitError, Unicode
 
 import ipfs_stream_nb as ipfs
 from ipfs_stream_nb import samples
@@ -192,9 +194,49 @@ def test_bad_arguments(client: ipfs.Client, player: Player, video: str) -> None:
         client.play(video, volume=2)
     with pytest.raises(TypeError, match="did you mean 'autoplay'"):
         client.play(video, auto_play=True)
-    for when in (-1, math.nan, math.inf, "soon", None):
-        with pytest.raises(TraitError, match="seek"):
-            player.seek(when)
+
+
+@pytest.mark.parametrize("when", [-1, math.nan, math.inf, -math.inf, "5", "soon", None, True, [5], 1j])
+def test_seek_takes_times_only(player: Player, browser: Browser, when: object) -> None:
+    """What is no time is refused by our own error, text included, and nothing goes to the browser."""
+    with pytest.raises(BadRequestError, match=r"^seek\(.*expected a (finite )?time"):
+        player.seek(when)
+    assert browser.messages == []
+
+
+def test_seek_takes_any_real_number(player: Player, browser: Browser) -> None:
+    """Integers, fractions and numpy's numbers are times as well, and go out as plain seconds."""
+    for when in (1, Fraction(3, 2), np.float32(0.5), np.int64(1), np.array([0.25])[0]):
+        player.seek(when)
+    assert [m["time"] for m in browser.messages] == [1.0, 1.5, 0.5, 1.0, 0.25]
+    assert all(type(m["time"]) is float for m in browser.messages)
+
+
+def test_unknown_attributes_are_refused(player: Player) -> None:
+    """A mistyped trait is an error with the name that may have been meant, not an attribute that nobody reads."""
+    with pytest.raises(AttributeError, match="did you mean 'current_time'"):
+        player.curent_time = 5
+    with pytest.raises(AttributeError, match="can be set is autoplay, .*, width"):
+        player.xyzzy = 5
+    assert not hasattr(player, "curent_time")
+    player.current_time, player.layout.width, player.tooltip, player._own = 1, "50%", "a clip", "mine"
+    player.add_traits(note=Unicode())
+    player.note = "traits added to one player are its own"
+    assert player.current_time == 1
+
+
+def test_a_closed_player_says_so(client: ipfs.Client, video: str) -> None:
+    """After close there is nobody to play: each command is refused with what makes another player."""
+    player = client.play(video)
+    player.close()
+    for command in (player.play, player.pause, lambda: player.seek(1)):
+        with pytest.raises(BadRequestError, match=rf"closed; client\.play\('{video}'\)"):
+            command()
+    with pytest.raises(BadRequestError, match="closed"):
+        player.paused = False
+    assert player.paused is True
+    assert repr(player) == f"Player({video!r}, video/mp4, closed)"
+    player.close()
 
 
 def test_commands_wait_for_a_view(player: Player, browser: Browser) -> None:

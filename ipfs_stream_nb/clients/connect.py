@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,13 +63,35 @@ def connect(url: str | None = None, token: str | None = None, *, repo: StrPath |
     return _client(url, token, _checked(url, token, repo))
 
 
+class Connecting(Awaitable[AsyncClient]):
+    """What `connect_async` returns: awaited it gives the client, entered by `async with` it closes it too."""
+
+    def __init__(self, opener: Callable[[], Coroutine[Any, Any, AsyncClient]]) -> None:
+        self._opener = opener
+        self._client: AsyncClient | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncClient]:
+        return self._opener().__await__()
+
+    async def __aenter__(self) -> AsyncClient:
+        self._client = await self
+        return self._client
+
+    async def __aexit__(self, *_exc: object) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
 @hinted
-async def connect_async(
+def connect_async(
     url: str | None = None, token: str | None = None, *, repo: StrPath | None = None
-) -> AsyncClient:
-    """The same as `connect`, for code on an event loop: the client's methods are awaited."""
+) -> Connecting:
+    """The same as `connect`, for code on an event loop: the client's methods are awaited.
+
+    Either `client = await connect_async()`, or `async with connect_async() as client:`.
+    """
     where = _checked(url, token, repo)
-    return await open_client(url, token, where, partial(_client, url, token, where))
+    return Connecting(partial(open_client, url, token, where, partial(_client, url, token, where)))
 
 
 def _checked(url: str | None, token: str | None, repo: StrPath | None) -> Path | None:

@@ -49,7 +49,7 @@ SAFE_IN_URL: Final = "/~!$&'()*+,;=:@"
 
 @hinted_methods
 class AsyncClient(MediaMethods):
-    """Content by CID on one event loop. Made by `await connect_async()`; an async context manager.
+    """Content by CID on one event loop. Made by `await connect_async()`, or `async with connect_async() as client:`.
 
     Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of
     which only CID and path are taken) and the results of this client do alike. Everything foreseeable that goes wrong is an IPFSStreamError.
@@ -271,7 +271,10 @@ class AsyncClient(MediaMethods):
     async def remove(self, content: Content) -> Removed:
         """Unpin content and take away those of its blocks that nothing else needs; the result tells what is kept."""
         async with at(self.node, content) as path:
-            return Removed.of(await self.node.remove(path))
+            cid = await self._cid(path)
+            gone = await self.node.remove(path)
+            still_here = not cid.is_identity and await self.node.block_has(cid)
+            return Removed(gone.blocks, gone.bytes, gone.kept_blocks, still_here)
 
     async def gc(self) -> GCResult:
         """Take away every block that no pin and no running transfer needs.

@@ -121,11 +121,11 @@ class ServerHTTP:
         except (ValueError, aiohttp.ClientError):
             body = None
         if isinstance(body, dict) and "code" in body:
-            return error_from_json(body)
+            # our server's text is for whoever writes requests; a policy's refusal has another one
+            unknown = str(body.get("error")).startswith("authentication is required")
+            return self._refused() if unknown else error_from_json(body)
         if response.status < 400 or response.status in {401, 403}:
-            return UnauthorizedError(
-                f"the server at {self.server.url} refuses the token; give connect(url, token=…) its own"
-            )
+            return self._refused()
         if response.status == 404:
             return NotFoundError(
                 f"the server at {self.server.url} does not have the ipfs_stream_nb extension"
@@ -133,6 +133,11 @@ class ServerHTTP:
         return RetrievalError(
             f"the server at {self.server.url} answered HTTP {response.status} {response.reason}"
         )
+
+    def _refused(self) -> UnauthorizedError:
+        """The error for a server that does not take the token, or wants one."""
+        wrong = "the token was refused" if self.server.token else "a token is needed"
+        return UnauthorizedError(f"{wrong} by the server at {self.server.url}; pass token=… to connect")
 
     async def json(self, method: str, *parts: str, **request: Any) -> dict[str, Any]:
         """One request whose answer is a JSON object."""

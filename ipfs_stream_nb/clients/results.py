@@ -6,6 +6,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ipfs_stream_nb.content.cid import CID
@@ -47,33 +48,23 @@ class Entries(list[Entry]):
         return table_html(("name", "size with blocks", "CID"), rows, title)
 
 
+@dataclass(frozen=True, slots=True)
 class Removed(GCResult):
-    """What `remove` took away of some content; `kept_blocks` is what something else still needs of it."""
+    """What `remove` took away; `kept_blocks` is what the store holds now."""
 
-    __slots__ = ()
+    still_here: bool = False
+    """Whether the content stays, unpinned, since something else needs it."""
 
-    @classmethod
-    def of(cls, result: GCResult) -> Removed:
-        """The same numbers."""
-        return cls(result.blocks, result.bytes, result.kept_blocks)
-
-    def _kept(self) -> str:
-        blocks = f"{self.kept_blocks} block{'' if self.kept_blocks == 1 else 's'}"
-        return (
-            f"{blocks}, still needed by other pins or by who reads or adds now"
-            if self.kept_blocks
-            else "nothing"
-        )
-
-    def _taken(self) -> str:
-        blocks = f"{self.blocks} block{'' if self.blocks == 1 else 's'}"
-        return f"{blocks}, {size_text(self.bytes)}"
+    def _facts(self) -> list[tuple[str, str]]:
+        taken = f"{self.blocks} block{'' if self.blocks == 1 else 's'}, {size_text(self.bytes)}"
+        kept = "the content: other pins, or who reads or adds now, still need it"
+        return [("taken away", taken), *([("kept", kept)] if self.still_here else [])]
 
     def __repr__(self) -> str:
-        return f"Removed(taken away: {self._taken()}; kept: {self._kept()})"
+        return f"Removed({'; '.join(f'{name}: {value}' for name, value in self._facts())})"
 
     def _repr_html_(self) -> str:
-        return facts_html("removed", [("taken away", self._taken()), ("kept", self._kept())])
+        return facts_html("removed", self._facts())
 
 
 class Pins(list[Pin]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,11 @@ from yarl import URL
 from ipfs_stream_nb.errors import BadRequestError
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # read, not bound
-_APPS = ("/lab", "/tree", "/doc", "/notebooks")
+_PAGE = re.compile(
+    r"(?P<base>(?:/user/[^/]+|/(?!user/)[^/]+)*?)/(?:lab|tree|doc|notebooks|edit|terminals|consoles)(?:/.*)?",
+    re.DOTALL,
+)
+"""A page of Jupyter's below the base URL; a JupyterHub user may be called like one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class ServerInfo:
         found: str = "given by URL",
         embedded: bool = False,
     ) -> Self:
-        """Read a server's URL, also one pasted from Jupyter's log (`…/lab?token=…`).
+        """Read a server's URL, also that of a page: as Jupyter prints it, or from the browser (`…/lab/tree/x.ipynb`).
 
         Raises BadRequestError for what is not an http or https URL.
         """
@@ -62,8 +67,10 @@ class ServerInfo:
         if parts.user or parts.password:
             raise BadRequestError("give the token as connect(url, token=…), not as a user name in the URL")
         given = parts.query.get("token")
-        if given is not None:
-            base_url = next((base_url.removesuffix(app) for app in _APPS if base_url.endswith(app)), base_url)
+        page = _PAGE.fullmatch(base_url)
+        # with a slash at its end and no token it is a base URL as a server tells it, whatever its name
+        if page is not None and (given is not None or not parts.path.endswith("/")):
+            base_url = page["base"]
         port = f":{parts.explicit_port}" if parts.explicit_port else ""
         return cls(
             url=f"{parts.scheme}://{host}{port}{base_url}/",

@@ -99,8 +99,9 @@ def test_by_url_it_takes_the_short_way(jupyter, tmp_path):
         assert "read directly" in repr(client)
         added = client.add(b"hello")
         assert fetch(client.url(added)) == b"hello"
-    with ipfs.connect(f"{record['url']}lab?token={record['token']}") as client:
-        assert client.cat(added) == b"hello"
+    for page in ("lab", "lab/tree/a/x.ipynb", "tree", "notebooks/x.ipynb"):
+        with ipfs.connect(f"{record['url']}{page}?token={record['token']}") as client:
+            assert client.cat(added) == b"hello"
 
 
 def test_the_short_way_keeps_the_quota_and_the_free_space(tmp_path):
@@ -149,8 +150,10 @@ def test_a_wrong_token_is_refused(jupyter):
     _, record, _ = jupyter
     with pytest.raises(UnauthorizedError) as caught:
         ipfs.connect(record["url"], "wrong-token")
+    assert "the token was refused" in str(caught.value)
+    assert "pass token=" in str(caught.value)
     assert "wrong-token" not in str(caught.value)
-    with pytest.raises(UnauthorizedError):
+    with pytest.raises(UnauthorizedError, match=r"a token is needed.*pass token="):
         ipfs.connect(record["url"])
 
 
@@ -362,6 +365,17 @@ def test_a_store_that_cannot_be_used_is_a_clear_error(tmp_path, no_kernel):
         with pytest.raises(ipfs.IPFSStreamError) as caught:
             ipfs.connect(repo=place)
         assert "file" in str(caught.value)
+
+
+async def test_connect_async_is_a_context_manager_too(repo):
+    """`async with connect_async()` needs no await of its own, and closes the client."""
+    async with ipfs.connect_async() as client:
+        assert await client.cat(await client.add(b"hello")) == b"hello"
+    with pytest.raises(BadRequestError, match="closed"):
+        await client.pins()
+    with pytest.raises(BadRequestError, match="url"):
+        async with ipfs.connect_async(token="x"):  # no secret
+            pass
 
 
 async def test_connect_async_and_its_blocking_twin(repo):

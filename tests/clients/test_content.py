@@ -408,6 +408,9 @@ async def test_remove_tells_what_a_folder_s_pin_keeps(client, tmp_path):
     (tmp_path / "d" / "x.txt").write_text("hello")
     root = await client.add(tmp_path / "d")
     removed = await client.remove((await client.ls(root))["x.txt"])
-    assert (removed.blocks, removed.kept_blocks) == (0, 1)
-    assert "1 block, still needed by other pins" in repr(removed)
+    assert (removed.blocks, removed.still_here) == (0, True)
+    assert "other pins" in repr(removed)
     assert await client.cat(f"{root}/x.txt") == b"hello"
+    removed = await client.remove(root)
+    assert (removed.blocks, removed.still_here) == (2, False)
+    assert "kept" not in repr(removed)

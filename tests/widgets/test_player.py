@@ -216,7 +216,7 @@ def test_unknown_attributes_are_refused(player: Player) -> None:
     """A mistyped trait is an error with the name that may have been meant, not an attribute that nobody reads."""
     with pytest.raises(AttributeError, match="did you mean 'current_time'"):
         player.curent_time = 5
-    with pytest.raises(AttributeError, match="can be set is autoplay, .*, width"):
+    with pytest.raises(AttributeError, match=r"can be set is autoplay, .*, width"):
         player.xyzzy = 5
     assert not hasattr(player, "curent_time")
     player.current_time, player.layout.width, player.tooltip, player._own = 1, "50%", "a clip", "mine"

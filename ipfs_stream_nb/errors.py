@@ -17,18 +17,20 @@
     ├── RetrievalTimeoutError (TimeoutError)    timeout
     └── BusyError                               busy
 
-The text of each is made for the user: it names what was wrong and what would be right, and holds no secret.
+The text of each is made for the user: it names what was wrong and what would be right, and holds no secret. A
+notebook shows it with the user's own lines; `%tb Verbose` then shows the full traceback.
 """
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 import time
 import traceback
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class IPFSStreamError(Exception):
@@ -42,29 +44,50 @@ class IPFSStreamError(Exception):
         return error_json(self.code, str(self))
 
     def _render_traceback_(self) -> list[str]:
-        """IPython's hook: a notebook shows what was wrong and the user's own line, and no stack of ours."""
-        lines = [f"{type(self).__name__}: {self}"]
-        if line := _line_of_user(self.__traceback__):
-            lines.append(line)
-        return lines
+        """IPython's hook: a notebook shows what was wrong and the user's own lines, and no stack of ours.
+
+        In any other mode than the usual one, such as by `%tb Verbose` or `%xmode Plain`, it shows all of it.
+        """
+        shell = _shell()
+        view = getattr(shell, "InteractiveTB", None)
+        if view is not None and view.mode != _SHORT_MODE:
+            full: list[str] = view.structured_traceback(type(self), self, self.__traceback__)
+            return full
+        return [f"{type(self).__name__}: {self}", *_lines_of_user(self.__traceback__, shell)]
 
 
-def _line_of_user(trace: TracebackType | None) -> str:
-    """The last line on the way to our code that is neither ours nor an installed package's."""
-    found = ""
+_SHORT_MODE = "Context"
+MAX_LINES: Final = 12
+"""The user's lines that a notebook shows below an error, half of them from either end."""
+
+
+def _shell() -> Any:
+    """The IPython shell around us, if there is one."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
+
+
+def _lines_of_user(trace: TracebackType | None, shell: Any) -> list[str]:
+    """Where, on the way to the error, lines stand that are neither ours nor an installed package's."""
+    name_of = getattr(getattr(shell, "compile", None), "format_code_name", lambda _name: None)
+    found = []
     for frame in traceback.extract_tb(trace):
         path = Path(frame.filename)
-        if path.is_relative_to(Path(__file__).parent):
-            break
         if frame.line and not any(path.is_relative_to(home) for home in _homes_of_packages()):
-            found = f"    line {frame.lineno}: {frame.line}"
+            cell = name_of(frame.filename)
+            where = " ".join(cell) if cell else f"File {frame.filename}"
+            inside = "" if frame.name == "<module>" else f", in {frame.name}"
+            found.append(f"    {where}, line {frame.lineno}{inside}: {frame.line}")
+    if len(found) > MAX_LINES:
+        half = MAX_LINES // 2
+        found[half:-half] = [f"    … {len(found) - 2 * half} more"]
     return found
 
 
 @cache
 def _homes_of_packages() -> list[str]:
     paths = sysconfig.get_paths()
-    return [paths[name] for name in ("stdlib", "purelib", "platlib")]
+    return [str(Path(__file__).parent), *(paths[name] for name in ("stdlib", "purelib", "platlib"))]
 
 
 def error_from_json(body: dict[str, Any]) -> IPFSStreamError:

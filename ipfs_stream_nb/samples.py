@@ -17,7 +17,7 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -33,7 +33,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image
 
-from ipfs_stream_nb.errors import BadRequestError
+from ipfs_stream_nb.errors import BadRequestError, NotFoundError
 from ipfs_stream_nb.media.pattern import MAX_NUMBER, MIN_SIDE, FramePainter, read_frame_number
 
 __all__ = ["SAMPLE_RATE", "image", "read_frame_number", "sound", "table", "video"]
@@ -55,7 +55,7 @@ _BT709 = 1  # the number of BT.709 in ITU-T H.273, for primaries, transfer and m
 def video(
     path: StrPath | None = None,
     *,
-    kind: str = "mp4",
+    kind: str | None = None,
     width: int = 640,
     height: int = 360,
     duration: float = 10.0,
@@ -70,7 +70,8 @@ def video(
 ) -> Path | bytes:
     """A clip of `duration` seconds; `width` and `height` are those of the picture as it is shown, in pixels.
 
-    kind        "mp4" (H.264 and AAC; even sizes only, as its encoder demands) or "webm" (VP8 and Opus)
+    kind        "mp4" (H.264 and AAC; even sizes only, as its encoder demands) or "webm" (VP8 and Opus); None takes
+                it from the path's ending, and mp4 where there is no path
     gop         frames from one keyframe to the next; None is one second
     audio       a quiet tone with a click on each whole second, 48 kHz stereo
     b_frames    consecutive B-frames at most (mp4)
@@ -81,6 +82,7 @@ def video(
 
     Raises BadRequestError for what cannot be made.
     """
+    kind = _kind_of(path, kind, "mp4", _VIDEO_CODECS)
     rate = _checked_rate(frame_rate)
     if not (math.isfinite(duration) and 0 < duration * rate <= MAX_NUMBER):
         raise BadRequestError(
@@ -94,8 +96,9 @@ def video(
     )  # fmt: skip
     clip.check()
     if path is not None:
-        clip.write(os.fspath(path))
-        return Path(path)
+        where = _writable(path)
+        clip.write(str(where))
+        return where
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"sample.{kind}"
         clip.write(str(target))
@@ -111,11 +114,7 @@ def image(
     number: int = 0,
 ) -> Path | bytes:
     """Frame `number` of a clip at 30 frames a second as a picture; `kind` comes from the path's ending, else "png"."""
-    if kind is None:
-        kind = Path(path).suffix.lower().lstrip(".") if path is not None else "png"
-        kind = {"jpg": "jpeg", "tif": "tiff"}.get(kind, kind)
-    if kind not in _IMAGE_FORMATS:
-        raise BadRequestError(f"kind={kind!r}: expected one of {', '.join(_IMAGE_FORMATS)}.")
+    kind = _kind_of(path, kind, "png", _IMAGE_FORMATS)
     _check_size(width, height)
     if not 0 <= number <= MAX_NUMBER:
         raise BadRequestError(f"number={number!r}: expected 0 to {MAX_NUMBER}.")
@@ -179,8 +178,6 @@ class _Clip:
     bit_rate: int | None
 
     def check(self) -> None:
-        if self.kind not in _VIDEO_CODECS:
-            raise BadRequestError(f"kind={self.kind!r}: expected one of {', '.join(_VIDEO_CODECS)}.")
         _check_size(self.width, self.height)
         if self.kind == "mp4" and (self.width % 2 or self.height % 2):
             raise BadRequestError(
@@ -289,11 +286,45 @@ def _check_size(width: int, height: int) -> None:
         raise BadRequestError(f"{width}×{height}: expected sides of {MIN_SIDE} to {MAX_SIDE} pixels.")
 
 
+def _kind_of(path: StrPath | None, kind: str | None, default: str, known: Collection[str]) -> str:
+    """The kind that is asked for, or that the path's ending says. Raises BadRequestError for unknown ones."""
+    if kind is None and path is not None:
+        ending = Path(path).suffix.lower().lstrip(".")
+        found = {"jpg": "jpeg", "tif": "tiff", "m4v": "mp4"}.get(ending, ending)
+        if found not in known:
+            endings = ", ".join(f".{one}" for one in known)
+            raise BadRequestError(
+                f"{os.fspath(path)!r}: expected a path that ends with {endings}, or a kind=."
+            )
+        return found
+    found = default if kind is None else kind
+    if found not in known:
+        raise BadRequestError(f"kind={found!r}: expected one of {', '.join(known)}.")
+    return found
+
+
+def _writable(path: StrPath) -> Path:
+    """Where to write. Raises BadRequestError for a directory, NotFoundError where its folder is missing."""
+    where = Path(path)
+    if where.is_dir():
+        raise BadRequestError(f"{str(where)!r} is a directory: expected the path of a file to write.")
+    if not where.parent.is_dir():
+        raise NotFoundError(
+            f"there is no directory {str(where.parent)!r} to write {where.name!r} into; make it first."
+        )
+    return where
+
+
 def _deliver(path: StrPath | None, data: bytes) -> Path | bytes:
     if path is None:
         return data
-    Path(path).write_bytes(data)
-    return Path(path)
+    where = _writable(path)
+    where.write_bytes(data)
+    return where
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def _set_display_matrix(path: str, rotation: int) -> None:

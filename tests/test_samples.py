@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ipfs_stream_nb import samples
-from ipfs_stream_nb.errors import BadRequestError
+from ipfs_stream_nb.errors import BadRequestError, NotFoundError
 from ipfs_stream_nb.media.pattern import MAX_NUMBER, FramePainter, read_frame_number, timecode
 
 
@@ -156,7 +156,7 @@ def test_image_is_a_frame_in_any_format(tmp_path, kind):
     with Image.open(path) as picture:
         assert picture.format.lower() == kind
         assert read_frame_number(np.asarray(picture.convert("RGB"))) == 9
-    with pytest.raises(BadRequestError, match="expected one of png"):
+    with pytest.raises(BadRequestError, match=r"ends with \.png, \.jpeg"):
         samples.image(tmp_path / "a.svg")
 
 
@@ -186,3 +186,37 @@ def test_table_without_pyarrow_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(BadRequestError, match=r"ipfs_stream_nb\[lab\]"):
         samples.table()
+
+
+@pytest.mark.parametrize(("name", "format_name"), [("a.webm", "webm"), ("a.MP4", "mp4"), ("a.m4v", "mp4")])
+def test_the_kind_of_a_video_comes_from_its_path(tmp_path, name, format_name):
+    """The file is what its name says."""
+    with av.open(str(samples.video(tmp_path / name, width=64, height=64, duration=0.2))) as container:
+        assert format_name in container.format.name
+
+
+def test_a_path_that_says_nothing_is_refused(tmp_path):
+    """An ending that is not known is answered with those that are; a kind helps."""
+    for name in ("a.mov", "a"):
+        with pytest.raises(BadRequestError, match=r"ends with \.mp4, \.webm"):
+            samples.video(tmp_path / name)
+    with pytest.raises(BadRequestError, match=r"ends with \.png, \.jpeg"):
+        samples.image(tmp_path / "a.svg")
+    assert samples.video(tmp_path / "a", kind="webm", width=64, height=64, duration=0.2) == tmp_path / "a"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("make", [samples.video, samples.image, samples.table])
+def test_a_missing_folder_is_named(tmp_path, make):
+    """It is told which folder is missing, and that a folder is not written to."""
+    with pytest.raises(NotFoundError, match=r"there is no directory '.*nowhere' to write"):
+        make(tmp_path / "nowhere" / ("a.mp4" if make is samples.video else "a.png"))
+    (tmp_path / "d.mp4").mkdir()
+    (tmp_path / "d.png").mkdir()
+    with pytest.raises(BadRequestError, match="is a directory"):
+        make(tmp_path / ("d.mp4" if make is samples.video else "d.png"))
+
+
+def test_completion_offers_what_is_public():
+    """dir() shows the samples, and nothing that the module is made with."""
+    assert dir(samples) == sorted(samples.__all__)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple, cast
 
+import av
 import numpy as np
 import numpy.typing as npt
 from av.audio.frame import AudioFrame
@@ -70,7 +71,7 @@ def audio(
     codecs with frames of one length (Opus, AAC), and may be off by a millisecond for others (Vorbis). Lossy sound is
     clipped to -1…1.
 
-    Raises BadRequestError for arguments that make no sense, TooLargeError when the array would pass max_result_bytes,
+    Raises BadRequestError for arguments that make no sense and for a start behind the end, TooLargeError when the array would pass max_result_bytes,
     UnsupportedMediaError without audio, and what open_media raises.
     """
     begin = check_time("start", start, 0.0)
@@ -92,6 +93,9 @@ def audio(
             if pieces.put(time, frame):
                 break
             source.reader.progress()
+        length = (source.container.duration or 0) / av.time_base
+    if begin >= length > 0 and (pieces is None or pieces.ended_before):
+        raise BadRequestError(f"start={begin:g}: the sound ends at {length:.3f} s.")
     if pieces is None:
         raise UnsupportedMediaError("The content's audio stream holds no sound.")
     return Audio(pieces.joined(), pieces.rate, begin)
@@ -167,6 +171,11 @@ class _Pieces:
         self._make_room(self._stop - self._first)
         self._filled = self._stop - self._first  # what was not put there is silence
         return True
+
+    @property
+    def ended_before(self) -> bool:
+        """Whether the sound ended before the range began."""
+        return self._filled == 0 and (self._next is None or self._next <= self._first)
 
     def joined(self) -> Samples:
         """All that was put, clipped to -1…1."""

@@ -111,8 +111,8 @@ def frames(
     limits   what the file and the result may cost
 
     A picture is a video of one frame at 0. Frames come upright (rotation is applied), as 8-bit RGB.
-    Raises BadRequestError for arguments that make no sense, TooLargeError when the array would pass max_result_bytes,
-    and what open_media raises.
+    Raises BadRequestError for arguments that make no sense and for a start behind the video's end, TooLargeError when
+    the array would pass max_result_bytes, and what open_media raises.
     """
     wanted = _Selection.checked(start, stop, every, count, check_size(size))
     with open_media(file, limits) as source:
@@ -143,6 +143,8 @@ def _iterate(file: BinaryFile, wanted: _Selection, limits: MediaLimits) -> Itera
             picture = Frame(_seconds(decoder, pts), converter.array(frame))
             yield picture
             source.reader.progress()
+        if converter is None:
+            _check_start(decoder, wanted)
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,14 @@ class _Selection:
         return length if self.stop is None else min(self.stop, length)
 
 
+def _check_start(decoder: VideoDecoder, wanted: _Selection) -> None:
+    """Raise BadRequestError where there are no frames since the video has ended before; a picture stays on."""
+    if wanted.start > 0 and not decoder.source.is_image:
+        end = content_end(decoder)
+        if wanted.start >= end:
+            raise BadRequestError(f"start={wanted.start:g}: the video ends at {end:.3f} s.")
+
+
 def content_end(decoder: VideoDecoder) -> float:
     """The length of the video in seconds, at the price of reading all of it where the container does not tell."""
     end = decoder.end()
@@ -285,6 +295,7 @@ def _collect(decoder: VideoDecoder, wanted: _Selection) -> Frames:
         times.append(_seconds(decoder, pts))
         decoder.source.reader.progress()
     if converter is None:
+        _check_start(decoder, wanted)
         first = next((frame for _, frame in decoder.frames()), None)
         shape = RGBConverter(first, decoder.source, wanted.size).shape if first is not None else (0, 0, 3)
         array = np.empty((0, *shape), dtype=np.uint8)

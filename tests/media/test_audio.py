@@ -130,3 +130,13 @@ def test_repr_is_short_and_numpy_takes_it(clip):
     sound = audio(io.BytesIO(clip()), 1, 1.5)
     assert repr(sound) == "Audio(0.500 s from 1.000 s, channels=2, rate=48000 Hz)"
     assert np.asarray(sound) is sound.samples
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_a_start_behind_the_end_is_told_the_end(kind):
+    """Whoever starts behind the end is told where that is; a range without length before it is just empty."""
+    data = samples.video(kind=kind, width=128, height=96, duration=1.0, frame_rate=10)
+    for stop in (None, 60):
+        with pytest.raises(BadRequestError, match=r"start=50: the sound ends at 1\.\d+ s"):
+            audio(io.BytesIO(data), 50, stop)
+    assert len(audio(io.BytesIO(data), 0.5, 0.5)) == 0

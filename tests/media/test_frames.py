@@ -129,14 +129,24 @@ def test_count_is_kept_and_frames_repeat_where_there_are_fewer(clip):
     assert numbers(frames(io.BytesIO(data), 0.1, count=1)) == [2]
 
 
-def test_range_behind_the_end_is_empty(clip):
+def test_a_range_between_frames_is_empty(clip):
     """Nothing there is no error, and the array still has the frames' shape."""
-    found = frames(io.BytesIO(clip()), 50, 60, size=80)
+    found = frames(io.BytesIO(clip(duration=0.2)), 0.17, 0.19, size=80)
     assert found.array.shape == (0, 60, 80, 3)
     assert len(found) == 0
     assert repr(found) == "Frames(n=0, 80×60)"
     assert found._repr_png_() is None
-    assert len(frames(io.BytesIO(clip()), 50, every=1)) == 0
+    assert list(iter_frames(io.BytesIO(clip(duration=0.2)), 0.17, 0.19)) == []
+
+
+@pytest.mark.parametrize("wanted", [{}, {"stop": 60}, {"every": 1}, {"count": 2}])
+def test_a_start_behind_the_end_is_told_the_end(clip, wanted):
+    """Whoever starts behind the video's end is told where that is."""
+    data = clip(duration=0.2)
+    with pytest.raises(BadRequestError, match=r"start=50: the video ends at 0\.200 s"):
+        frames(io.BytesIO(data), 50, **wanted)
+    with pytest.raises(BadRequestError, match=r"start=50: the video ends at 0\.200 s"):
+        list(iter_frames(io.BytesIO(data), 50, **wanted))
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])

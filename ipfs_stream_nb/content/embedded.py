@@ -36,7 +36,7 @@ from ipfs_stream_nb.content.reader import PIECE_BYTES, Branch, DagReader
 from ipfs_stream_nb.content.resolver import Resolved, list_directory, parse_path, resolve, target_of
 from ipfs_stream_nb.content.store_source import StoreSource, StoreThreads
 from ipfs_stream_nb.content.stored import StoredRange
-from ipfs_stream_nb.content.tree_writer import StoreTreeWriter, TreeImport
+from ipfs_stream_nb.content.tree_writer import STEPS_PER_TURN, StoreTreeWriter, TreeImport
 from ipfs_stream_nb.content.writer import BlockSink, StoreFileWriter
 from ipfs_stream_nb.errors import (
     BadRequestError,
@@ -308,7 +308,9 @@ class EmbeddedNode:
         """Make a directory of things that this node holds; names with `/` make sub-directories."""
         tree = self.tree_writer(profile=profile)
         try:
-            for entry, cid in entries.items():
+            for number, (entry, cid) in enumerate(entries.items()):
+                if not number % STEPS_PER_TURN:
+                    await asyncio.sleep(0)
                 tree.put(entry, cid, await self.reader.dag_size(cid))
             return await tree.finish(pin=pin, name=name)
         finally:

@@ -17,10 +17,14 @@ from ipfs_stream_nb.content.importer import Block, Profile
 from ipfs_stream_nb.content.node import Added, ByteProgress
 from ipfs_stream_nb.content.resolver import check_names
 from ipfs_stream_nb.content.writer import BlockSink, FileImport, LeafCutter, LeafJob, check_open
-from ipfs_stream_nb.errors import BadRequestError, CorruptContentError, NotFoundError
+from ipfs_stream_nb.errors import BadRequestError, CorruptContentError, NotFoundError, TooLargeError
 
 MAX_TREE_DEPTH: Final = 128
 """Levels of a directory that is added."""
+MAX_TREE_DIRECTORIES: Final = 100_000
+"""Directories of a tree that comes as names: a short name can hold MAX_TREE_DEPTH of them."""
+STEPS_PER_TURN: Final = 256
+"""Entries after which other work of the event loop gets its turn."""
 
 
 class StoreTreeWriter:
@@ -84,6 +88,8 @@ class Tree:
 
     def __init__(self) -> None:
         self.entries: dict[str, Tree | tuple[CID, int]] = {}
+        self._directories = 0
+        """How many there are below, where this is the root."""
 
     def check(self, name: str) -> None:
         """Raise BadRequestError unless `name` can be put here."""
@@ -120,7 +126,14 @@ class Tree:
             raise BadRequestError(f"{name!r} is over {MAX_TREE_DEPTH} levels deep")
         directory = self
         for parent in parents:
-            below = directory.entries.setdefault(parent, Tree())
+            below = directory.entries.get(parent)
+            if below is None:
+                self._directories += 1
+                if self._directories > MAX_TREE_DIRECTORIES:
+                    raise TooLargeError(
+                        f"over {MAX_TREE_DIRECTORIES} directories in one tree; add a tree of that size as a CAR"
+                    )
+                below = directory.entries[parent] = Tree()
             if not isinstance(below, Tree):
                 raise BadRequestError(f"{name!r} is below {parent!r}, which is a file in the same upload")
             directory = below
@@ -129,7 +142,9 @@ class Tree:
     async def build(self, sink: BlockSink) -> tuple[CID, int]:
         """Write the directories, inner ones first; the root and the DAG's bytes."""
         entries = []
-        for name, entry in self.entries.items():
+        for number, (name, entry) in enumerate(self.entries.items()):
+            if number % STEPS_PER_TURN == STEPS_PER_TURN - 1:
+                await asyncio.sleep(0)
             cid, dag_size = await entry.build(sink) if isinstance(entry, Tree) else entry
             entries.append((name, cid, dag_size))
         return await put_directory(sink, entries)

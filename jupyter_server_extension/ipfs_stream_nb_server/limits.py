@@ -15,8 +15,15 @@ MAX_JSON_BODY: Final = 64 << 10
 """Bytes of a request body on the routes that take JSON or nothing."""
 BODY_TIMEOUT: Final = 30.0
 """Seconds for such a body to arrive."""
-MAX_DIRECTORY_BODY: Final = 32 << 20
-"""Bytes of the JSON that names a directory's entries: some 300,000 of them."""
+MAX_DIRECTORY_BODY: Final = 4 << 20
+"""Bytes of the JSON that names a directory's entries. Python reads JSON in one go, during which no other thread
+runs: some 30 ms for this much."""
+MAX_DIRECTORY_ENTRIES: Final = 50_000
+"""Entries in it."""
+MAX_DIRECTORY_VALUES: Final = 4 * MAX_DIRECTORY_ENTRIES
+"""Commas and brackets in it: a million empty lists take Python a second."""
+STEPS_PER_TURN: Final = 64
+"""Small steps of one request (entries, parts of a form) after which the event loop gets its turn."""
 MAX_PIN_NAME: Final = 1024
 """Characters of a pin's name."""
 PROGRESS_INTERVAL: Final = 0.1

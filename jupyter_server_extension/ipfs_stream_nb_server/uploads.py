@@ -12,6 +12,7 @@ import anyio
 from ipfs_stream_nb.content.cid import BytesLike
 from ipfs_stream_nb.content.node import Added, CarInfo, Node
 from ipfs_stream_nb.errors import BadRequestError, CorruptContentError, TooLargeError
+from ipfs_stream_nb_server.limits import STEPS_PER_TURN
 from ipfs_stream_nb_server.multipart import MultipartReader, PartBegin, PartData
 from ipfs_stream_nb_server.wire import wire
 
@@ -177,9 +178,13 @@ class FormUpload:
         self._feed: Feed[Added] | None = None
         self._target = bytearray()
         self._entries: list[Added] = []
+        self._steps = 0
 
     async def take(self, data: bytes) -> None:
         for event in self._reader.feed(data):
+            self._steps += 1
+            if not self._steps % STEPS_PER_TURN:
+                await asyncio.sleep(0)
             if isinstance(event, PartBegin):
                 self._begin(event)
             elif isinstance(event, PartData):
@@ -231,8 +236,8 @@ class FormUpload:
 
 
 def answer(added: Added, entries: list[Added] | None = None) -> dict[str, Any]:
-    """The answer of POST /ipfs: the root, and what is in it where it was a form."""
+    """The answer of POST /ipfs: the root, and what is in it where it was a form, for `json_text`."""
     found: dict[str, Any] = wire(added)
     if entries is not None:
-        found["entries"] = wire(entries)
+        found["entries"] = entries
     return found

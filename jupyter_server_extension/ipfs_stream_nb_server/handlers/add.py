@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from tornado import ioloop
 
 from ipfs_stream_nb.content.cid import CID
-from ipfs_stream_nb.errors import BadRequestError, StoreError
+from ipfs_stream_nb.errors import BadRequestError, StoreError, TooLargeError
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
 from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
-from ipfs_stream_nb_server.limits import MAX_DIRECTORY_BODY, PROGRESS_INTERVAL
+from ipfs_stream_nb_server.limits import (
+    MAX_DIRECTORY_BODY,
+    MAX_DIRECTORY_ENTRIES,
+    MAX_DIRECTORY_VALUES,
+    PROGRESS_INTERVAL,
+    STEPS_PER_TURN,
+)
 from ipfs_stream_nb_server.uploads import AddOptions, Upload, begin_upload
-from ipfs_stream_nb_server.wire import json_line, wire
+from ipfs_stream_nb_server.wire import json_line, json_text, wire
 
 LINES_TYPE: Final = "application/x-ndjson"
 _PARAMETERS: Final = {"pin", "name", "profile", "wrap"}
@@ -31,11 +38,11 @@ class AddingHandler(IPFSHandler):
         profile = self.get_query_argument("profile", None)
         return AddOptions(self.flag("pin", True), self.name_argument(), profile, self.flag("wrap", False))
 
-    def send_added(self, added: dict[str, Any]) -> None:
+    async def send_added(self, added: dict[str, Any]) -> None:
         """Answer 201 with the root."""
         if added["cid"] is not None:
             self.set_header("Location", f"{self.base_url}ipfs/{added['cid']}")
-        self.send_json(added, 201)
+        self.send_json_text(await json_text(added), 201)
 
 
 class AddHandler(AddingHandler, StreamingHandler):
@@ -106,11 +113,11 @@ class AddHandler(AddingHandler, StreamingHandler):
         assert self._upload is not None  # noqa: S101  # prepare_body made it
         added = await self._upload.finish()
         if not self._wants_lines:
-            self.send_added(added)
+            await self.send_added(added)
             return
         if not self.in_lines:
             self.start_lines()
-        self.finish(json_line({"type": "result"} | added))
+        self.finish(await json_text({"type": "result"} | added) + b"\n")
 
     async def _refuse_body(self, error: Exception) -> None:
         """Nothing of the body is kept."""
@@ -152,14 +159,31 @@ class DirectoriesHandler(AddingHandler):
     async def post(self) -> None:
         """Answer with the directory's root. Who may not read an entry may not link to it either."""
         options = self.add_options()
-        body = self.json_body()
-        entries = body.get("entries")
+        with self.context.adds.slot(self.user):
+            entries = await asyncio.to_thread(self._entries)
+            for number, cid in enumerate(set(entries.values())):
+                if not number % STEPS_PER_TURN:
+                    await asyncio.sleep(0)
+                await self.context.policy.require(self.user, Action.READ, cid)
+            node = await self.node()
+            added = await node.add_directory(
+                entries, profile=options.profile, pin=options.pin, name=options.name
+            )
+            await self.send_added(wire(added))
+
+    def _entries(self) -> dict[str, CID]:
+        """What the body names; for a thread. Raises BadRequestError, TooLargeError."""
+        values = sum(self._body.count(mark) for mark in b",[{")
+        if values > MAX_DIRECTORY_VALUES:
+            raise TooLargeError(
+                f"the body has {values} commas and brackets; at most {MAX_DIRECTORY_VALUES} do"
+            )
+        entries = self.json_body().get("entries")
         if not isinstance(entries, dict) or not all(isinstance(cid, str) for cid in entries.values()):
             raise BadRequestError('the body must be {"entries": {name: CID, …}}')
-        cids = {name: CID.parse(cid) for name, cid in entries.items()}
-        for cid in cids.values():
-            await self.context.policy.require(self.user, Action.READ, cid)
-        node = await self.node()
-        self.send_added(
-            wire(await node.add_directory(cids, profile=options.profile, pin=options.pin, name=options.name))
-        )
+        if len(entries) > MAX_DIRECTORY_ENTRIES:
+            raise TooLargeError(
+                f"the directory has {len(entries)} entries; at most {MAX_DIRECTORY_ENTRIES} are taken in one "
+                f"request. Add a larger one as a CAR"
+            )
+        return {name: CID.parse(cid) for name, cid in entries.items()}

@@ -11,7 +11,7 @@ from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
 from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
 from ipfs_stream_nb_server.limits import PROGRESS_INTERVAL
-from ipfs_stream_nb_server.wire import wire
+from ipfs_stream_nb_server.wire import json_text, wire
 
 
 class PinsHandler(IPFSHandler):
@@ -20,7 +20,7 @@ class PinsHandler(IPFSHandler):
     @access(Action.LIST)
     async def get(self) -> None:
         """Answer with all pins, oldest first."""
-        self.send_json({"pins": wire(await (await self.node()).pins())})
+        self.send_json_text(await json_text({"pins": await (await self.node()).pins()}))
 
 
 class PinHandler(StreamingHandler):

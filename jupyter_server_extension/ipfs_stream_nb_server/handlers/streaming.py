@@ -13,6 +13,7 @@ from ipfs_stream_nb.content.stored import StoredRange
 from ipfs_stream_nb.errors import IPFSStreamError, RetrievalTimeoutError
 from ipfs_stream_nb_server.handlers.base import IPFSHandler
 from ipfs_stream_nb_server.handlers.http import ClientStalledError
+from ipfs_stream_nb_server.limits import STEPS_PER_TURN
 from ipfs_stream_nb_server.sending import Piece, ReadAhead, Sender
 from ipfs_stream_nb_server.wire import json_line
 
@@ -115,14 +116,16 @@ class StreamingHandler(IPFSHandler):
         await self.send_stream(self._lines(values))
 
     async def _lines(self, values: AsyncGenerator[object, None]) -> AsyncGenerator[bytes, None]:
-        started = False
+        sent = 0
         async with aclosing(values):
             try:
                 async for value in values:
                     yield json_line(value)
-                    started = True
+                    sent += 1
+                    if not sent % STEPS_PER_TURN:
+                        await asyncio.sleep(0)
             except IPFSStreamError as error:
-                if not started:
+                if not sent:
                     raise
                 self.note_failure(error)
                 yield json_line(error.to_json())

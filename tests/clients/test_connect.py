@@ -236,7 +236,7 @@ def test_a_kernel_finds_its_server(jupyter):
     (error,) = [content for kind, content in texts if kind == "error"]
     assert error["ename"] == "BadCIDError"
     assert len(error["traceback"]) == 2
-    assert error["traceback"][1].strip() == 'line 9: client.cat("nonsense")'
+    assert error["traceback"][1].strip() == 'Cell In[1], line 9: client.cat("nonsense")'
 
 
 def test_a_server_without_the_extension_is_passed_over(jupyter, repo, tmp_path, monkeypatch):

@@ -19,7 +19,8 @@ from ipfs_stream_nb.clients.server import ServerInfo, servers_of_kernel
 from ipfs_stream_nb.clients.shared import Shared
 from ipfs_stream_nb.clients.sync import Client, Session
 from ipfs_stream_nb.content.blocks import BlockStore
-from ipfs_stream_nb.content.embedded import EmbeddedNode, default_repo
+from ipfs_stream_nb.content.blocks.filesystems import default_repo
+from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, RetrievalTimeoutError
 

@@ -11,10 +11,11 @@ from pathlib import Path as FilePath
 from typing import Any, Final, Self, TypeVar, cast
 
 from cachetools import TTLCache
-from platformdirs import user_data_path
 
 from ipfs_stream_nb.content import mime
 from ipfs_stream_nb.content.blocks import BlockStore
+from ipfs_stream_nb.content.blocks.filesystems import default_repo
+from ipfs_stream_nb.content.blocks.store import MIN_FREE
 from ipfs_stream_nb.content.car_export import export_car
 from ipfs_stream_nb.content.car_import import import_blocks
 from ipfs_stream_nb.content.cid import CID, BytesLike
@@ -49,23 +50,13 @@ from ipfs_stream_nb.errors import (
 
 T = TypeVar("T")
 
-REPO_ENV: Final = "IPFS_STREAM_NB_REPO"
-HEAD_BYTES: Final = 4096
-"""Read from a file's start to tell its MIME type."""
 SNIFF_NODE_BYTES: Final = 8 * 1024 * 1024
-"""Inner nodes that are gone through for those bytes; over that the name tells the type."""
+"""Inner nodes that are gone through to tell a type by its first bytes; over that the name tells it."""
 SNIFF_PIECES: Final = 32
 """Leaves that are read for them, where leaves are tiny."""
 STAT_CACHE_SECONDS: Final = 5.0
 """How long a path's stat is remembered: another process may collect the content meanwhile."""
 STAT_CACHE_ENTRIES: Final = 1024
-MIN_FREE: Final = 256 * 1024 * 1024
-
-
-def default_repo() -> FilePath:
-    """Where the store is kept: `$IPFS_STREAM_NB_REPO`, or the user's data directory."""
-    given = os.environ.get(REPO_ENV)
-    return FilePath(given) if given else user_data_path("ipfs_stream_nb", appauthor=False) / "repo"
 
 
 class EmbeddedNode:
@@ -119,11 +110,9 @@ class EmbeddedNode:
     async def _stat(self, path: Path) -> Stat:
         found, size = await self._locate(path)
         target = target_of(found) if found.kind == "symlink" else None
-        mime_type = "inode/directory"
+        mime_type = f"inode/{found.kind}"
         if found.kind == "file":
             mime_type = mime.guess(await self._head(path), found.name)
-        elif target is not None:
-            mime_type = "inode/symlink"
         unixfs = found.node.unixfs if found.node else None
         return Stat(
             cid=found.cid,
@@ -138,13 +127,10 @@ class EmbeddedNode:
         )
 
     async def _head(self, path: Path) -> bytes:
-        """A file's first bytes for its MIME type: fewer, or none, where they are not here or cost too much.
-
-        What is not here, or costs too much, is told to whoever reads it; the rest of the file can be read.
-        """
+        """A file's first bytes for its MIME type: fewer, or none, where they are not here or cost too much."""
         cid, size = await self._file(path)
         head = b""
-        pieces = self.reader.read(cid, size, 0, HEAD_BYTES, budget=SNIFF_NODE_BYTES)
+        pieces = self.reader.read(cid, size, 0, mime.SNIFF_BYTES, budget=SNIFF_NODE_BYTES)
         async with aclosing(pieces):
             try:
                 for _ in range(SNIFF_PIECES):

@@ -9,7 +9,8 @@ from typing import Any
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Bool, Bytes, Float, Int, Type, Unicode, default
 
-from ipfs_stream_nb.content.embedded import MIN_FREE, EmbeddedNode
+from ipfs_stream_nb.content.blocks.store import MIN_FREE
+from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.gateway import GatewaySettings
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.security.access import AccessPolicy

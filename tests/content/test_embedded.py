@@ -15,7 +15,7 @@ from ipfs_stream_nb.content import unixfs
 from ipfs_stream_nb.content.car import encode_header, encode_section
 from ipfs_stream_nb.content.cid import CID, DAG_CBOR, DAG_PB, RAW
 from ipfs_stream_nb.content.dag_pb import PBLink
-from ipfs_stream_nb.content.embedded import REPO_ENV, SNIFF_PIECES, EmbeddedNode, default_repo
+from ipfs_stream_nb.content.embedded import SNIFF_PIECES, EmbeddedNode
 from ipfs_stream_nb.content.importer import import_bytes
 from ipfs_stream_nb.content.reader import READ_AHEAD_BLOCKS
 from ipfs_stream_nb.content.stream import IPFSContentStream
@@ -452,14 +452,6 @@ async def test_a_closed_node_says_so(tmp_path):
     for use in (node.stat(cid), node.block_get(cid), node.add_path(__file__), node.pins(), node.gc()):
         with pytest.raises(StoreError, match="closed"):
             await use
-
-
-def test_the_repo_setting(monkeypatch, tmp_path):
-    """The environment names the store's place; without it, the user's data directory does."""
-    monkeypatch.setenv(REPO_ENV, str(tmp_path))
-    assert default_repo() == tmp_path
-    monkeypatch.delenv(REPO_ENV)
-    assert default_repo().name == "repo"
 
 
 async def test_an_embedded_node_has_no_peers(node):

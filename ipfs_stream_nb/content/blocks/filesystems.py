@@ -1,4 +1,4 @@
-"""Which filesystems a store may live on: those where memory maps and file locks mean the same to all its users.
+"""Where a store lives by default, and on which filesystems it may: where maps and file locks are the same to all.
 
 On network filesystems and on those that a hypervisor shares with its host, a map may show stale pages and a lock
 may be local to one machine, so LMDB would be damaged silently (http://www.lmdb.tech/doc/, "Caveats").
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import psutil
+from platformdirs import user_data_path
 
 from ipfs_stream_nb.errors import StoreError
 
@@ -30,6 +31,12 @@ _LOCAL_FUSE: Final = frozenset(
     {"fuse.bindfs", "fuse.cryfs", "fuse.encfs", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs"}
 )
 """FUSE filesystems over a local disk. Any other (sshfs, s3fs, rclone, …) is taken as remote."""
+
+
+def default_repo() -> Path:
+    """Where the store is kept: `$IPFS_STREAM_NB_REPO`, or the user's data directory."""
+    given = os.environ.get(REPO_VARIABLE)
+    return Path(given) if given else user_data_path("ipfs_stream_nb", appauthor=False) / "repo"
 
 
 class Mount(NamedTuple):

@@ -240,3 +240,11 @@ def test_a_store_on_a_remote_filesystem_is_refused(path, monkeypatch) -> None:
 def test_this_system_has_a_mount_table() -> None:
     """The real table names the filesystem of the working directory."""
     assert filesystems.filesystem_of(".").fstype
+
+
+def test_the_repo_setting(monkeypatch, tmp_path) -> None:
+    """The environment names the store's place; without it, the user's data directory does."""
+    monkeypatch.setenv(filesystems.REPO_VARIABLE, str(tmp_path))
+    assert filesystems.default_repo() == tmp_path
+    monkeypatch.delenv(filesystems.REPO_VARIABLE)
+    assert filesystems.default_repo().name == "repo"

@@ -11,7 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from ipfs_stream_nb.errors import BadRequestError, TooLargeError
 
-MAX_PARTS: Final = 100_000
+MAX_PARTS: Final = 50_000
 """Parts of one body; each file of a directory is one."""
 MAX_PART_HEADERS: Final = 16
 MAX_HEADER_BYTES: Final = 8192

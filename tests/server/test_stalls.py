@@ -14,8 +14,9 @@ from ipfs_stream_nb.content.cid import CID, RAW
 from ipfs_stream_nb_server.limits import MAX_DIRECTORY_BODY, MAX_DIRECTORY_ENTRIES, MAX_DIRECTORY_VALUES
 from ipfs_stream_nb_server.multipart import MAX_PARTS
 
-STALL = 0.2
-"""Seconds; 10 to 60 ms are usual, and what is tested for took two seconds."""
+STALL = 1.0
+"""Seconds of this process's own work: a guard against standing still, which took two, and no figure of speed: 10 to
+60 ms are usual."""
 EMPTY = "bafkqaaa"
 
 

@@ -69,7 +69,7 @@ class EmbeddedNode:
 
     def __init__(self, store: BlockStore) -> None:
         self.store = store
-        self._executor = StoreThreads(max(4, os.cpu_count() or 1), "ipfs-store")
+        self._executor = StoreThreads(max(4, os.cpu_count() or 1))
         self.reader = DagReader(StoreSource(store, self._executor), self._executor)
         self._stats: TTLCache[str, Stat] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)
         self._located: TTLCache[str, tuple[Resolved, int]] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)

@@ -12,8 +12,8 @@ from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.errors import NotFoundError, StoreError
 
 
-class StoreThreads(ThreadPoolExecutor):
-    """The threads of one node; after their end there is a clear error for whoever comes late."""
+class _Threads(ThreadPoolExecutor):
+    """Threads that have a clear error for whoever comes after their end."""
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """As every executor's. Raises StoreError once the node is closed."""
@@ -21,6 +21,23 @@ class StoreThreads(ThreadPoolExecutor):
             return super().submit(*args, **kwargs)
         except RuntimeError as error:
             raise StoreError(f"the node is closed: {error}") from error
+
+
+class StoreThreads(_Threads):
+    """The threads of one node, and one thread for all its commits.
+
+    A store has one writer at a time anyway; and LMDB holds a copy of each batch, whose memory every thread that
+    ever committed one would keep.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, "ipfs-store")
+        self.commits = _Threads(1, "ipfs-commit")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End all of them."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self.commits.shutdown(wait, cancel_futures=cancel_futures)
 
 
 class StoreSource:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import stat
 from collections.abc import AsyncIterable
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ from ipfs_stream_nb.content.directory import build_directory, build_symlink
 from ipfs_stream_nb.content.importer import Block, Profile
 from ipfs_stream_nb.content.node import Added, ByteProgress
 from ipfs_stream_nb.content.resolver import check_names
+from ipfs_stream_nb.content.store_source import StoreThreads
 from ipfs_stream_nb.content.writer import BlockSink, FileImport, LeafCutter, LeafJob, check_open
 from ipfs_stream_nb.errors import BadRequestError, CorruptContentError, NotFoundError, TooLargeError
 
@@ -30,7 +30,7 @@ STEPS_PER_TURN: Final = 256
 class StoreTreeWriter:
     """`TreeWriter` over the block store: files one after the other, all in one transfer."""
 
-    def __init__(self, store: BlockStore, executor: Executor, profile: Profile) -> None:
+    def __init__(self, store: BlockStore, executor: StoreThreads, profile: Profile) -> None:
         self._sink = BlockSink(store.transfer(), executor, profile)
         self._tree = Tree()
         self._size = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
@@ -13,11 +12,12 @@ from ipfs_stream_nb.content.blocks import BlockStore, Transfer
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.importer import Block, DagBuilder, Profile, encode_leaf
 from ipfs_stream_nb.content.node import Added
+from ipfs_stream_nb.content.store_source import StoreThreads
 from ipfs_stream_nb.errors import BadRequestError
 
-BATCH_BYTES: Final = 4 * 1024 * 1024
+BATCH_BYTES: Final = 8 * 1024 * 1024
 """Blocks committed at once. One batch is gathered while the one before it is written, of which the store holds a
-second copy meanwhile: larger batches were no faster, and took more memory."""
+second copy meanwhile: with smaller ones a disk that is slow to sync holds everything up."""
 LEAVES_AHEAD: Final = 3
 """Leaves being hashed at once for one file."""
 
@@ -53,7 +53,7 @@ class Buffers:
 class BlockSink:
     """Gathers blocks into batches and commits them to one transfer, one batch behind the other."""
 
-    def __init__(self, transfer: Transfer, executor: Executor, profile: Profile) -> None:
+    def __init__(self, transfer: Transfer, executor: StoreThreads, profile: Profile) -> None:
         self.transfer = transfer
         self.executor = executor
         self.profile = profile
@@ -79,7 +79,7 @@ class BlockSink:
         await self._wait()
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         loop = asyncio.get_running_loop()
-        self._commit = loop.run_in_executor(self.executor, self._store, batch)
+        self._commit = loop.run_in_executor(self.executor.commits, self._store, batch)
 
     def _store(self, batch: list[Block]) -> None:
         self.transfer.put(batch)
@@ -210,7 +210,7 @@ class LeafCutter:
 class StoreFileWriter:
     """`FileWriter` over the block store: see node.FileWriter. Its file is one transfer."""
 
-    def __init__(self, store: BlockStore, executor: Executor, profile: Profile) -> None:
+    def __init__(self, store: BlockStore, executor: StoreThreads, profile: Profile) -> None:
         self._sink = BlockSink(store.transfer(), executor, profile)
         self._cutter = LeafCutter(self._sink)
         self._open = True

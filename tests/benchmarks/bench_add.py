@@ -84,13 +84,15 @@ def main(size: int = 1024 * MIB, rounds: int = 5) -> None:
         source = random_file(Path(name) / "source", size)
         result = Result("add of 1 GiB", "hash and append in one thread", "MB/s", goal=0.8)
         add(random_file(Path(name) / "small", MIB), Path(name) / "warm-up")
-        memory = AnonymousMemory()
         for _ in range(rounds):
             peer = timed(hash_and_append, source, Path(name) / "peer")
-            with memory:
-                ours = timed(add, source, Path(name) / "ours")
+            ours = timed(add, source, Path(name) / "ours")
             result.add(size / ours / 1e6, size / peer / 1e6)
         report(result)
+        with (
+            AnonymousMemory() as memory
+        ):  # a run of its own: looking at the memory takes time from what is timed
+            timed(add, source, Path(name) / "ours")
         print(f"private memory above idle while adding: {memory.growth / MIB:.0f} MiB (goal: at most 32)")
         cat(Path(name) / "ours", size)
 

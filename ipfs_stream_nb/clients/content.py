@@ -28,6 +28,7 @@ from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
+from ipfs_stream_nb.content.car import encode_v2_prefix
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.file import ContentFile
 from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Node, Path, Pin, PinProgress, RepoStat, Stat
@@ -218,31 +219,53 @@ class AsyncClient(MediaMethods):
         return ContentFile(read_at, stat.size, label=str(where))
 
     @overload
-    async def export_car(self, content: Content, dest: None = None, *, progress: Any = None) -> bytes: ...
+    async def export_car(
+        self, content: Content, dest: None = None, *, version: int = 1, progress: Any = None
+    ) -> bytes: ...
     @overload
     async def export_car(
-        self, content: Content, dest: str | os.PathLike[str] | BinaryIO, *, progress: Any = None
+        self,
+        content: Content,
+        dest: str | os.PathLike[str] | BinaryIO,
+        *,
+        version: int = 1,
+        progress: Any = None,
     ) -> int: ...
     async def export_car(
-        self, content: Content, dest: str | os.PathLike[str] | BinaryIO | None = None, *, progress: Any = None
+        self,
+        content: Content,
+        dest: str | os.PathLike[str] | BinaryIO | None = None,
+        *,
+        version: int = 1,
+        progress: Any = None,
     ) -> bytes | int:
-        """A CARv1 with everything below `content`: as bytes, or into a path or binary file, giving its length.
+        """A CAR with everything below `content`: as bytes, or into a path or binary file, giving its length.
 
-        A path is only replaced by a CAR that is whole. Raises RetrievalError where a block is missing, and
+        `version` is 1, or 2 (without an index). A path is only replaced by a CAR that is whole. Raises RetrievalError where a block is missing, and
         TooLargeError for over MAX_GATHERED bytes without a `dest`.
         """
-        return await self._export_car(content, dest, progress=progress)
+        return await self._export_car(content, dest, version=version, progress=progress)
 
     async def _export_car(
-        self, content: Content, dest: str | os.PathLike[str] | BinaryIO | None, *, progress: Any
+        self,
+        content: Content,
+        dest: str | os.PathLike[str] | BinaryIO | None,
+        *,
+        version: int,
+        progress: Any,
     ) -> bytes | int:
+        if version not in {1, 2}:
+            raise BadRequestError(f"the version of a CAR is 1 or 2, not {version!r}")
         with Progress.of(progress) as shown:
             async with at(self.node, content) as path:
                 shown.begin(f"export {path}", None)
                 async with aclosing(counted(self.node.export_car(path), shown.advance)) as pieces:
                     if dest is None:
-                        return await gather(pieces, "give export_car a path to write to")
-                    return await write_to(dest, pieces)
+                        car = await gather(pieces, "give export_car a path to write to")
+                        return car if version == 1 else encode_v2_prefix(len(car)) + car
+                    if version == 1:
+                        return await write_to(dest, pieces)
+                    return await write_to(dest, pieces, encode_v2_prefix)
 
     # -- keeping
 

@@ -111,12 +111,20 @@ async def counted(
         await pieces.aclose()
 
 
-async def write_to(dest: str | os.PathLike[str] | BinaryIO, pieces: AsyncGenerator[bytes, None]) -> int:
-    """Write the pieces to an open binary file or to a path, which is replaced only by a whole file."""
+async def write_to(
+    dest: str | os.PathLike[str] | BinaryIO,
+    pieces: AsyncGenerator[bytes, None],
+    prefix: Callable[[int], bytes] = lambda _: b"",
+) -> int:
+    """Write the pieces to an open binary file or to a path, which is replaced only by a whole file.
+
+    `prefix` gives what stands before them once their length is known, always of the same length: a file must be
+    seekable for one that is not empty.
+    """
     if not isinstance(dest, str | os.PathLike):
         if not callable(getattr(dest, "write", None)):
             raise BadRequestError(f"cannot write to {a_kind(dest)}; give a path or an open binary file")
-        return await _pour(dest, pieces)
+        return await _pour(dest, pieces, prefix)
     path = Path(dest).expanduser()  # noqa: ASYNC240  # it only looks at the environment
     if await asyncio.to_thread(path.is_dir):
         raise BadRequestError(
@@ -130,7 +138,7 @@ async def write_to(dest: str | os.PathLike[str] | BinaryIO, pieces: AsyncGenerat
         raise BadRequestError(f"cannot write to {str(path)!r}: {error.strerror}") from None
     try:
         with file:
-            size = await _pour(file, pieces)
+            size = await _pour(file, pieces, prefix)
         await asyncio.to_thread(os.replace, file.name, path)
     except BaseException:
         with suppress(OSError):
@@ -139,14 +147,29 @@ async def write_to(dest: str | os.PathLike[str] | BinaryIO, pieces: AsyncGenerat
     return size
 
 
-async def _pour(file: Any, pieces: AsyncGenerator[bytes, None]) -> int:
+async def _pour(file: Any, pieces: AsyncGenerator[bytes, None], prefix: Callable[[int], bytes]) -> int:
+    empty = prefix(0)
+    if empty and not (hasattr(file, "seekable") and file.seekable()):
+        raise BadRequestError(
+            "a CARv2 begins with its length, so the file must be seekable; or take version=1"
+        )
+    start = await asyncio.to_thread(file.tell) if empty else 0
     size = 0
-    async for piece in pieces:
-        try:
+    try:
+        if empty:
+            await asyncio.to_thread(file.write, empty)
+        async for piece in pieces:
             await asyncio.to_thread(file.write, piece)
-        except TypeError:
-            raise BadRequestError(
-                'the file takes no bytes; open it in binary mode: open(path, "wb")'
-            ) from None
-        size += len(piece)
-    return size
+            size += len(piece)
+    except TypeError:
+        raise BadRequestError('the file takes no bytes; open it in binary mode: open(path, "wb")') from None
+    if empty:
+        await asyncio.to_thread(_put_prefix, file, start, prefix(size))
+    return len(empty) + size
+
+
+def _put_prefix(file: Any, start: int, prefix: bytes) -> None:
+    end = file.tell()
+    file.seek(start)
+    file.write(prefix)
+    file.seek(end)

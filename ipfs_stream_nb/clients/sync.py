@@ -164,20 +164,33 @@ class Client:
         return self._run(AsyncClient.open, content)
 
     @overload
-    def export_car(self, content: Content, dest: None = None, *, progress: Any = None) -> bytes: ...
+    def export_car(
+        self, content: Content, dest: None = None, *, version: int = 1, progress: Any = None
+    ) -> bytes: ...
     @overload
     def export_car(
-        self, content: Content, dest: str | os.PathLike[str] | BinaryIO, *, progress: Any = None
+        self,
+        content: Content,
+        dest: str | os.PathLike[str] | BinaryIO,
+        *,
+        version: int = 1,
+        progress: Any = None,
     ) -> int: ...
     def export_car(
-        self, content: Content, dest: str | os.PathLike[str] | BinaryIO | None = None, *, progress: Any = None
+        self,
+        content: Content,
+        dest: str | os.PathLike[str] | BinaryIO | None = None,
+        *,
+        version: int = 1,
+        progress: Any = None,
     ) -> bytes | int:
-        """A CARv1 with everything below `content`: as bytes, or into a path or binary file, giving its length.
+        """A CAR with everything below `content`: as bytes, or into a path or binary file, giving its length.
 
-        A path is only replaced by a CAR that is whole. Raises RetrievalError where a block is missing, and
+        `version` is 1, or 2 (without an index). A path is only replaced by a CAR that is whole. Raises RetrievalError where a block is missing, and
         TooLargeError for over 512 MiB without a `dest`.
         """
-        return self._run(AsyncClient._export_car, content, dest, progress=progress)  # noqa: SLF001  # has no overloads
+        export = AsyncClient._export_car  # noqa: SLF001  # has no overloads
+        return self._run(export, content, dest, version=version, progress=progress)
 
     # -- keeping
 

@@ -1,4 +1,4 @@
-"""CAR files: v1 (https://ipld.io/specs/transport/car/carv1/) read and written, v2 (…/carv2/) read.
+"""CAR files: v1 (https://ipld.io/specs/transport/car/carv1/) and v2 (…/carv2/), read and written.
 
 The decoder is fed with what arrives and gives the blocks that are complete. It does not hash them: whoever takes
 a block calls `cid.verify(block)` before using it. A v2's index is passed over, since nobody here would believe it.
@@ -174,6 +174,13 @@ def encode_header(roots: Sequence[CID]) -> bytes:
     links = b"".join(_encode_link(bytes(root)) for root in roots)
     header = b"\xa2\x65roots" + _cbor_head(0x80, len(roots)) + links + b"\x67version\x01"
     return varint(len(header)) + header
+
+
+def encode_v2_prefix(data_bytes: int) -> bytes:
+    """What stands before a CARv1 of `data_bytes` to make it a CARv2 without an index."""
+    offset = len(_PRAGMA_V2) + _HEADER_V2_BYTES
+    sizes = b"".join(value.to_bytes(8, "little") for value in (offset, data_bytes, 0))
+    return _PRAGMA_V2 + bytes(16) + sizes
 
 
 def _encode_link(cid: bytes) -> bytes:

@@ -217,6 +217,36 @@ async def test_cat_has_a_limit(client, monkeypatch):
     assert len(await client.cat(added, 0, 1000)) == 1000
 
 
+class Unseekable(io.BytesIO):
+    """As a pipe is."""
+
+    def seekable(self):
+        return False
+
+
+async def test_cars_of_version_2(client, tmp_path):
+    """A CARv2 is the CARv1 behind a header that tells its length, whether it goes to memory, a path or a file."""
+    added = await client.add(bytes(3_000_000))
+    one, two = await client.export_car(added), await client.export_car(added, version=2)
+    assert two[51:] == one
+    assert two[:51] == bytes.fromhex("0aa16776657273696f6e02") + bytes(16) + b"".join(
+        value.to_bytes(8, "little") for value in (51, len(one), 0)
+    )
+    assert await client.export_car(added, tmp_path / "x.car", version=2) == len(two)
+    with (tmp_path / "y.car").open("wb") as file:
+        file.write(b"before")
+        await client.export_car(added, file, version=2)
+        file.write(b"after")
+    assert (tmp_path / "x.car").read_bytes() == two
+    assert (tmp_path / "y.car").read_bytes() == b"before" + two + b"after"
+    await client.remove(added)
+    assert (await client.import_car(tmp_path / "x.car")).roots == (added.cid,)
+    with pytest.raises(BadRequestError, match="1 or 2"):
+        await client.export_car(added, version=3)
+    with pytest.raises(BadRequestError, match="seekable"):
+        await client.export_car(added, Unseekable(), version=2)
+
+
 async def test_cars_in_and_out_of_files(client, tmp_path):
     """export_car writes to paths and files, import_car reads both."""
     added = await client.add(b"hello")

@@ -78,7 +78,7 @@ class Walk:
         inner = []
         before = len(self.codecs)
         with self._view(txn) as view:
-            for link in cids:
+            for link in dict.fromkeys(cids):  # a block may name the same one a thousand times
                 cid = link if link.version else link.v1()
                 if cid in self._met:
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import pytest
 from hypothesis import settings
 
 HERE = Path(__file__).parent
+
+pytest_plugins = ["kubo"]
+
+# no test reaches for the public network or for a daemon of whoever runs the tests, unless it says so
+os.environ["IPFS_STREAM_NB_GATEWAYS"] = os.environ["IPFS_STREAM_NB_ROUTERS"] = ""
+os.environ["IPFS_PATH"] = os.devnull
+os.environ.pop("IPFS_API", None)
 
 # a test that is slow on a busy machine is not wrong; pytest-timeout ends one that hangs
 settings.register_profile("project", deadline=None)

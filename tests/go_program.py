@@ -12,12 +12,13 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 FETCH_SECONDS = 240
+BUILD_SECONDS = 900
 
 
 def build(sources: Path) -> Path:
     """The program whose go.mod, go.sum and main.go stand in `sources`; go.sum pins what is fetched for it."""
     if shutil.which("go") is None:
-        pytest.skip("Go is not installed, so boxo's opinion cannot be had")
+        pytest.skip(f"Go is not installed, so {sources.name} cannot be built")
     texts = [(sources / name).read_bytes() for name in ("go.mod", "go.sum", "main.go")]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or PROJECT / ".cache") / "ipfs_stream_nb"
     program = cache / f"{sources.name}-{hashlib.sha256(b''.join(texts)).hexdigest()[:16]}"
@@ -33,8 +34,10 @@ def build(sources: Path) -> Path:
         check=False,
     )
     if fetched.returncode:
-        pytest.skip(f"the Go modules of boxo cannot be fetched: {fetched.stderr.strip()[-200:]}")
+        pytest.skip(f"the Go modules of {sources.name} cannot be fetched: {fetched.stderr.strip()[-200:]}")
     new = program.with_suffix(f".{os.getpid()}")
-    subprocess.run(["go", "build", "-o", new, "."], cwd=sources, check=True, timeout=FETCH_SECONDS)
+    subprocess.run(
+        ["go", "build", "-trimpath", "-o", new, "."], cwd=sources, check=True, timeout=BUILD_SECONDS
+    )
     new.replace(program)
     return program

@@ -1,0 +1,1 @@
+"""Mutable names: https://specs.ipfs.tech/ipns/ipns-record/."""

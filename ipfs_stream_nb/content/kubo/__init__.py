@@ -1,0 +1,1 @@
+"""A Kubo daemon over its RPC (https://docs.ipfs.tech/reference/kubo/rpc/)."""

@@ -14,8 +14,9 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-import go_program
 import pytest
+
+import go_program
 
 SOURCES = Path(__file__).parent / "interop" / "kubo"
 START_SECONDS = 60

@@ -53,6 +53,10 @@ L = TypeVar("L")
 T = TypeVar("T")
 
 
+GetBlock = Callable[[CID, int, int], Awaitable[bytes]]
+"""A slice of a block, as BlockSource.get gives it."""
+
+
 class BlockSource(Protocol):
     """Where verified blocks come from."""
 
@@ -191,7 +195,7 @@ class DagReader:
         as its parent says, what the source raises for a block that it does not have, and TooLargeError for a
         tree that is too deep, too wide, or has more than `budget` bytes of inner nodes around too few of content.
         """
-        return self.walk(cid, size, offset, stop, self._leaf, budget=budget)
+        return self.walk(cid, size, offset, stop, self.leaf, budget=budget)
 
     async def walk(
         self,
@@ -202,8 +206,9 @@ class DagReader:
         leaf: Callable[[Branch], Awaitable[L]],
         *,
         budget: int = NODE_BUDGET,
+        window: Callable[[], int] = lambda: READ_AHEAD_BLOCKS,
     ) -> AsyncGenerator[bytes | L, None]:
-        """As `read`, with what `leaf` makes of each raw block in place of its bytes."""
+        """As `read`, with what `leaf` makes of each raw block in place of its bytes, `window()` of them at once."""
         todo = [Branch(cid, size, offset, min(stop, size), 0)] if offset < min(stop, size) else []
         loads: dict[Branch, asyncio.Future[DagNode | L]] = {}
         steps = 0
@@ -213,7 +218,7 @@ class DagReader:
                 if not steps % _YIELD_STEPS:
                     await asyncio.sleep(0)
                 if len(todo) > 1:  # one alone needs no task of its own
-                    for ahead in todo[-READ_AHEAD_BLOCKS:]:
+                    for ahead in todo[-window() :]:
                         if ahead not in loads:
                             loads[ahead] = asyncio.ensure_future(self._load(ahead, leaf))
                 branch = todo.pop()
@@ -244,10 +249,11 @@ class DagReader:
         except NotFoundError as error:
             raise RetrievalError(f"a part of the content is missing: {error}") from error
 
-    async def _leaf(self, branch: Branch) -> bytes:
+    async def leaf(self, branch: Branch, get: GetBlock | None = None) -> bytes:
+        """The wanted bytes of a raw block, had by `get` (default: from the source). Raises CorruptContentError."""
         # where the slice ends with the block, one byte more is asked for: it must not be there
         at_end = branch.hi == branch.size
-        data = await self.source.get(branch.cid, branch.lo, branch.hi + at_end)
+        data = await (get or self.source.get)(branch.cid, branch.lo, branch.hi + at_end)
         if len(data) != branch.hi - branch.lo:
             raise CorruptContentError(
                 f"block {branch.cid} is not {branch.size} bytes long, as its parent says"

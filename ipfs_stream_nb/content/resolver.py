@@ -27,6 +27,7 @@ MAX_SEGMENTS: Final = 255
 MAX_SYMLINKS: Final = 40
 """Followed in one path, as Linux does."""
 _PREFIXES: Final = ("ipfs://", "/ipfs/", "ipfs/")
+_NAME_PREFIXES: Final = ("ipns://", "/ipns/", "ipns/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def parse_path(path: Path) -> tuple[CID, list[str]]:
         if text.startswith(prefix):
             text = text[len(prefix) :]
             break
-    if text.startswith(("/ipns/", "ipns://", "ipns/")):
+    if text.startswith(_NAME_PREFIXES):
         raise BadRequestError(f"{path!r} is an IPNS name, and this version resolves /ipfs/<cid> paths only")
     if len(text.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
         raise TooLargeError(f"a path has at most {MAX_PATH_BYTES} bytes, this one is longer")
@@ -84,6 +85,14 @@ def check_names(names: list[str]) -> None:
             raise BadRequestError("a path below a CID may not hold a NUL character")
         if not name.isprintable() and any("\ud800" <= char <= "\udfff" for char in name):
             raise BadRequestError(f"the name {name!r} is not valid Unicode")
+
+
+def ipns_name_of(path: Path) -> str | None:
+    """The name that a path begins with where it is below a name, and not below a CID."""
+    if isinstance(path, CID):
+        return None
+    prefix = next((prefix for prefix in _NAME_PREFIXES if path.startswith(prefix)), None)
+    return None if prefix is None else path[len(prefix) :].split("/", 1)[0]
 
 
 async def resolve(reader: DagReader, path: Path, *, follow: bool = False) -> Resolved:

@@ -15,9 +15,10 @@ from ipfs_stream_nb.content import unixfs
 from ipfs_stream_nb.content.car import encode_header, encode_section
 from ipfs_stream_nb.content.cid import CID, DAG_CBOR, DAG_PB, RAW
 from ipfs_stream_nb.content.dag_pb import PBLink
-from ipfs_stream_nb.content.embedded import SNIFF_PIECES, EmbeddedNode
+from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.importer import import_bytes
 from ipfs_stream_nb.content.reader import READ_AHEAD_BLOCKS
+from ipfs_stream_nb.content.reading import SNIFF_PIECES
 from ipfs_stream_nb.content.stream import IPFSContentStream
 from ipfs_stream_nb.content.unixfs import UnixFSNode, UnixFSType
 from ipfs_stream_nb.errors import (

@@ -1,0 +1,311 @@
+"""Reading content by CID: from the store on this machine, and from providers where it is not there.
+
+Every node of ours reads in this one way, whoever keeps its pins: blocks come verified out of a `BlockSource`, and
+files, directories and CARs are made of them here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+
+from cachetools import TTLCache
+
+from ipfs_stream_nb.content import mime
+from ipfs_stream_nb.content.blocks import BlockStore
+from ipfs_stream_nb.content.car_export import export_car
+from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.node import DagScope, Entry, Path, Stat
+from ipfs_stream_nb.content.reader import PIECE_BYTES, Branch, DagReader
+from ipfs_stream_nb.content.resolver import Resolved, ipns_name_of, list_directory, resolve, target_of
+from ipfs_stream_nb.content.retrieval.ahead import ReadAhead
+from ipfs_stream_nb.content.retrieval.source import FetchingSource
+from ipfs_stream_nb.content.store_source import StoreSource, StoreThreads
+from ipfs_stream_nb.content.stored import StoredRange
+from ipfs_stream_nb.errors import (
+    BadRequestError,
+    CorruptContentError,
+    IsDirectoryError,
+    NotFoundError,
+    RetrievalError,
+    StoreError,
+    TooLargeError,
+)
+
+if TYPE_CHECKING:
+    from ipfs_stream_nb.content.ipns.resolver import NameResolver
+    from ipfs_stream_nb.content.retrieval.retriever import Retriever
+
+T = TypeVar("T")
+
+SNIFF_NODE_BYTES: Final = 8 * 1024 * 1024
+"""Inner nodes that are gone through to tell a type by its first bytes; over that the name tells it."""
+SNIFF_PIECES: Final = 32
+"""Leaves that are read for them, where leaves are tiny."""
+STAT_CACHE_SECONDS: Final = 5.0
+"""How long a path's stat is remembered: another process may collect the content meanwhile."""
+STAT_CACHE_ENTRIES: Final = 1024
+
+
+class ReadingNode:
+    """The reading half of the node interface (see node.Node) over one block store, and providers where there are.
+
+    The node belongs to the event loop that uses it; the store under it is shared with other processes.
+    """
+
+    kind = "reading"
+
+    def __init__(
+        self,
+        store: BlockStore,
+        retriever: Retriever | None = None,
+        *,
+        names: NameResolver | None = None,
+        keep: bool = True,
+    ) -> None:
+        """`retriever` finds what is not in the store, and `names` what /ipns/ paths stand for; the node closes both.
+
+        Without `keep` what is fetched is not written to the store, since the provider has done so.
+        """
+        self.store = store
+        self.names = names
+        self.retriever = retriever
+        self._executor = StoreThreads(max(4, os.cpu_count() or 1))
+        self._fetching: FetchingSource | None = None
+        self._ahead: ReadAhead | None = None
+        if retriever is not None:
+            self._fetching = FetchingSource(store, self._executor, retriever, keep=keep)
+        self.reader = DagReader(self._fetching or StoreSource(store, self._executor), self._executor)
+        if self._fetching is not None:
+            self._ahead = ReadAhead(self._fetching, self.reader)
+        self._stats: TTLCache[str, Stat] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)
+        self._located: TTLCache[str, tuple[Resolved, int]] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def _run(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, partial(call, *args, **kwargs))
+
+    async def _fixed(self, path: Path) -> Path:
+        """The path below a CID that a path below a name stands for at this time; other paths as they are."""
+        name = ipns_name_of(path)
+        if name is None:
+            return path
+        if self.names is None:
+            raise BadRequestError(f"{path!r} is an IPNS name, and this node resolves none: it has no network")
+        return (await self.names.resolve(name)).path + str(path).split(name, 1)[1]
+
+    async def stat(self, path: Path) -> Stat:
+        """What stands at the end of a path, with the MIME type told from its first bytes and its name."""
+        path = await self._fixed(path)
+        key = str(path)
+        cached = self._stats.get(key)
+        if cached is None:
+            cached = self._stats[key] = await self._stat(path)
+        return cached
+
+    async def _stat(self, path: Path) -> Stat:
+        found, size = await self._locate(path)
+        target = target_of(found) if found.kind == "symlink" else None
+        mime_type = f"inode/{found.kind}"
+        if found.kind == "file":
+            mime_type = mime.guess(await self._head(path), found.name)
+        unixfs = found.node.unixfs if found.node else None
+        return Stat(
+            cid=found.cid,
+            kind=found.kind,
+            size=size,
+            mime_type=mime_type,
+            name=found.name,
+            target=target,
+            roots=found.roots,
+            mode=unixfs.mode if unixfs else None,
+            mtime=unixfs.mtime if unixfs else None,
+        )
+
+    async def _head(self, path: Path) -> bytes:
+        """A file's first bytes for its MIME type: fewer, or none, where they are not here or cost too much."""
+        cid, size = await self._file(path)
+        head = b""
+        pieces = self.reader.read(cid, size, 0, mime.SNIFF_BYTES, budget=SNIFF_NODE_BYTES)
+        async with aclosing(pieces):
+            try:
+                for _ in range(SNIFF_PIECES):
+                    head += await anext(pieces, b"")
+            except StoreError:
+                raise
+            except (NotFoundError, RetrievalError, TooLargeError):
+                return head
+        return head
+
+    async def get_metadata(self, path: Path) -> dict[str, Any]:
+        """The guide's metadata: see Stat.metadata."""
+        return (await self.stat(path)).metadata(path)
+
+    async def _locate(self, path: Path) -> tuple[Resolved, int]:
+        """The end of a path and its size in bytes (0 for a directory)."""
+        key = str(path)
+        cached = self._located.get(key)
+        if cached is None:
+            found = await resolve(self.reader, path)
+            size = 0
+            if found.kind == "file":
+                size = await self.reader.file_size(found.cid)
+            elif found.kind == "symlink":
+                size = len(target_of(found).encode())
+            cached = self._located[key] = (found, size)
+        return cached
+
+    async def _file(self, path: Path) -> tuple[CID, int]:
+        found, size = await self._locate(path)
+        if found.kind == "directory":
+            raise IsDirectoryError(f"{path} is a directory; name a file in it, or list it with ls")
+        if found.kind == "symlink":
+            found = await resolve(self.reader, path, follow=True)
+            if found.kind != "file":
+                raise IsDirectoryError(f"{path} is a symlink to a directory")
+            size = await self.reader.file_size(found.cid)
+        return found.cid, size
+
+    async def cat(
+        self, path: Path, offset: int = 0, length: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """A file's bytes from `offset`, at most `length`, in pieces of up to 1 MiB, each verified.
+
+        The content is kept from garbage collection while it is being read.
+        """
+        if offset < 0 or (length is not None and length < 0):
+            raise BadRequestError(f"offset and length are not negative; got {offset} and {length}")
+        cid, size = await self._file(await self._fixed(path))
+        stop = size if length is None else min(size, offset + length)
+        with self.store.reading(cid):
+            async with aclosing(self._pieces(cid, size, offset, stop)) as pieces:
+                async for piece in pieces:
+                    yield cast("bytes", piece)
+
+    async def cat_stored(
+        self, path: Path, offset: int, length: int
+    ) -> AsyncGenerator[bytes | StoredRange, None]:
+        """As `cat`, with most of it still in the store: for a server that sends it from there.
+
+        A range is only checked where it was not hashed before; reading and sending it may raise what `cat` does.
+        """
+        cid, size = await self._file(await self._fixed(path))
+        # a lease costs more than one block does, and one block is read in one transaction
+        lease = self.store.reading(cid) if length > PIECE_BYTES else nullcontext()
+        with lease:
+            async with aclosing(self._pieces(cid, size, offset, offset + length, self._stored)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _stored(self, branch: Branch) -> StoredRange | None:
+        """The wanted part of a block where it is in the store."""
+        found = StoredRange(self.store, self._executor, branch.cid, branch.size, branch.lo, branch.hi)
+        if self._fetching is None:
+            return found if self.store.is_verified(branch.cid) else await found.checked()
+        # the cache may have dropped it since it was hashed
+        if self.store.peek_now(branch.cid, len) is None:
+            try:
+                await found.checked()
+            except (NotFoundError, CorruptContentError):
+                return None
+        self.store.touch((branch.cid,))
+        return found
+
+    async def _pieces(
+        self,
+        cid: CID,
+        size: int,
+        offset: int,
+        stop: int,
+        stored: Callable[[Branch], Awaitable[StoredRange | None]] | None = None,
+    ) -> AsyncGenerator[bytes | StoredRange, None]:
+        """Bytes `offset` to `stop` of a file; by `stored`, the blocks that it finds are left where they are."""
+        if self._ahead is None:
+            leaf = cast("Callable[[Branch], Awaitable[bytes | StoredRange]]", stored or self.reader.leaf)
+            async with aclosing(self.reader.walk(cid, size, offset, stop, leaf)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        reading = self._ahead.begin(cid, size, offset, stop, open_ended=stop == size)
+
+        async def leaf_or_stored(branch: Branch) -> bytes | StoredRange:
+            found = None if stored is None else await stored(branch)
+            return await reading.leaf(branch) if found is None else found
+
+        walk = self.reader.walk(cid, size, offset, stop, leaf_or_stored, window=reading.window)
+        async with reading, aclosing(walk) as pieces:
+            async for piece in pieces:
+                yield piece
+                await reading.delivered(len(piece))
+
+    def cat_range(self, path: Path, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        """The guide's name for `cat` with an offset and a length (item 40)."""
+        return self.cat(path, start, length)
+
+    async def read(self, path: Path, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset` in one piece, fewer at the end of the file."""
+        async with aclosing(self.cat(path, offset, length)) as pieces:
+            parts = [piece async for piece in pieces]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def ls(self, path: Path, *, kinds: bool = False) -> AsyncGenerator[Entry, None]:
+        """A directory's entries, in the order of the directory; `kinds` looks each one up."""
+        found, _ = await self._locate(await self._fixed(path))
+        with self.store.reading(found.cid):
+            async with aclosing(list_directory(self.reader, found, kinds=kinds)) as entries:
+                async for entry in entries:
+                    yield entry
+
+    async def block_get(self, cid: CID) -> bytes:
+        """One verified block."""
+        return await self.reader.source.get(cid)
+
+    async def block_has(self, cid: CID) -> bool:
+        """Whether the block can be had without a network."""
+        return await self._run(self.store.has, cid)
+
+    async def export_car(
+        self, path: Path, *, scope: DagScope = "all", entity_bytes: tuple[int, int | None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """A CARv1, depth first: the blocks on the way to the path's end, then what `scope` asks for."""
+        parts = export_car(
+            self.reader,
+            await self._fixed(path),
+            scope=scope,
+            entity_bytes=entity_bytes,
+            lease=self.store.reading,
+        )
+        async with aclosing(parts):
+            async for part in parts:
+                yield part
+
+    def _forget(self) -> None:
+        self._stats.clear()
+        self._located.clear()
+        self.reader.forget()
+        if self._fetching is not None:
+            self._fetching.keeper.forget()
+
+    async def close(self) -> None:
+        """Close the store once its running calls have ended, and what it fetches from. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            if self._ahead is not None:
+                await self._ahead.close()
+            if self._fetching is not None:
+                await self._fetching.close()
+            if self.names is not None:
+                await self.names.close()
+            await asyncio.to_thread(self._executor.shutdown)
+            await asyncio.to_thread(self.store.close)

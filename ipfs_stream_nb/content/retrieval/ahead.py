@@ -1,0 +1,237 @@
+"""Read-ahead made for media: next to nothing before the first frame or after a seek, more as playback goes on.
+
+A player reads a file's head, then its index, which may be at the end, then somewhere in the middle: whoever reads
+far ahead from each of these places delays the first frame and fetches what nobody wants. Somebody who has read on
+for some MiB will go on, though, and is then served by one long answer in place of many requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Final, Self
+
+from cachetools import LRUCache
+
+from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.reader import Branch, DagReader
+from ipfs_stream_nb.content.retrieval.source import FetchingSource
+from ipfs_stream_nb.errors import IPFSStreamError
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+WINDOW: Final = ((8 * MIB, 8), (2 * MIB, 4), (512 * KIB, 2), (0, 1))
+"""How many blocks are fetched at once after so many bytes in a row."""
+SMALL_RANGE: Final = MIB
+"""A range that was asked for with its end, and has no more bytes than this, is fetched SMALL_WINDOW blocks at once:
+all of it is wanted."""
+SMALL_WINDOW: Final = 4
+RUN_AFTER: Final = 4 * MIB
+"""After so many bytes in a row the next ones are asked for as one run (a CAR), where the provider has those."""
+RUN_BYTES: Final = 64 * MIB
+"""Bytes of the file that one run asks for."""
+RUN_AHEAD: Final = 8 * MIB
+"""How far a run may be ahead of its reader; it then waits, and its provider with it."""
+RUN_ATTEMPTS: Final = 3
+"""Runs that may break off in one read, until it goes on block by block."""
+AHEAD_AFTER: Final = 2 * MIB
+"""A reader that takes a file in many short ranges, as PyAV does, has the next ones fetched after so many bytes."""
+AHEAD_BYTES: Final = 8 * MIB
+"""At most so many of them: half of what it has read in a row."""
+PLACES: Final = 256
+"""Places in files where somebody stopped reading that are remembered."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a read ended, and how many bytes were read in a row up to there."""
+
+    run_bytes: int
+    prefetch: asyncio.Task[None] | None = None
+
+
+class ReadAhead:
+    """The places in files where readers are, and what is being fetched ahead of them."""
+
+    def __init__(self, source: FetchingSource, reader: DagReader) -> None:
+        self.source = source
+        self.reader = reader
+        self._places: LRUCache[tuple[CID, int], _Place] = LRUCache(PLACES)
+        self._latest: LRUCache[CID, _Place] = LRUCache(PLACES)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, cid: CID, size: int, offset: int, stop: int, *, open_ended: bool) -> Reading:
+        """Somebody reads bytes `offset` to `stop`: going on from a place that is known, or after a seek."""
+        place = self._places.pop((cid, offset), None)
+        if place is None:
+            latest = self._latest.pop(cid, None)
+            if latest is not None and latest.prefetch is not None:
+                latest.prefetch.cancel()
+        run_bytes = place.run_bytes if place else 0
+        return Reading(self, cid, size, offset=offset, stop=stop, run_bytes=run_bytes, open_ended=open_ended)
+
+    def ended(self, reading: Reading) -> None:
+        """A read came to its end: remember the place, and fetch on from there."""
+        place = _Place(reading.run_bytes)
+        start, stop = (
+            reading.position,
+            min(reading.size, reading.position + min(AHEAD_BYTES, reading.run_bytes // 2)),
+        )
+        if reading.fetched and reading.run_bytes >= AHEAD_AFTER and start < stop:
+            work = self._prefetch(reading.cid, reading.size, start, stop)
+            place.prefetch = asyncio.create_task(work, name=f"read ahead in {reading.cid}")
+            self._tasks.add(place.prefetch)
+            place.prefetch.add_done_callback(self._tasks.discard)
+        self._places[reading.cid, start] = self._latest[reading.cid] = place
+
+    async def _prefetch(self, cid: CID, size: int, start: int, stop: int) -> None:
+        pieces = self.reader.walk(cid, size, start, stop, self.reader.leaf, window=lambda: SMALL_WINDOW)
+        with suppress(IPFSStreamError):  # whoever reads on meets it again
+            async with aclosing(pieces):
+                async for _ in pieces:
+                    pass
+
+    async def close(self) -> None:
+        """End what is being fetched. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class Reading:
+    """One read of a file; a context manager around a walk that takes `window` and `leaf` from here."""
+
+    def __init__(
+        self,
+        ahead: ReadAhead,
+        cid: CID,
+        size: int,
+        *,
+        offset: int,
+        stop: int,
+        run_bytes: int,
+        open_ended: bool,
+    ) -> None:
+        self.cid = cid
+        self.size = size
+        self.position = offset
+        """Where the reader is in the file."""
+        self.run_bytes = run_bytes
+        """Bytes read in a row, by earlier reads that ended where this began, too."""
+        self.fetched = False
+        """Whether the last block came from a provider."""
+        self._ahead = ahead
+        self._stop = stop
+        self._small = not open_ended and stop - offset <= SMALL_RANGE
+        self._run: _Run | None = None
+        self._runs_left = RUN_ATTEMPTS
+        self._leaf_bytes = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        if self._run is not None:
+            await self._run.close()
+        if self.position >= self._stop:
+            self._ahead.ended(self)
+
+    def window(self) -> int:
+        """How many blocks may be under way."""
+        if self._small:
+            return SMALL_WINDOW
+        return next(blocks for after, blocks in WINDOW if self.run_bytes >= after)
+
+    async def leaf(self, branch: Branch) -> bytes:
+        """The wanted bytes of a raw block."""
+        self._leaf_bytes = branch.size
+        return await self._ahead.reader.leaf(branch, self._get)
+
+    async def _get(self, cid: CID, start: int, stop: int) -> bytes:
+        source = self._ahead.source
+        data = await source.get_local(cid, start, stop)
+        self.fetched = data is None
+        if data is None and self._run is not None and await self._run.arrival(cid):
+            data = await source.get_local(cid, start, stop)
+        return (await source.fetch(cid))[start:stop] if data is None else data
+
+    async def delivered(self, size: int) -> None:
+        """The reader has taken so many bytes more."""
+        self.position += size
+        self.run_bytes += size
+        if self._run is not None:
+            self._run.advance(self.position)
+            if self._run.failed:
+                self._runs_left -= 1
+            if self._run.failed or self.position >= self._run.stop:
+                await self._run.close()
+                self._run = None
+        if self._run is None and self.fetched and self._runs_left and self.run_bytes >= RUN_AFTER:
+            start = self.position + self.window() * self._leaf_bytes  # the blocks before it are under way
+            if self._stop - start >= RUN_AFTER:
+                self._run = _Run(self._ahead.source, self.cid, start, min(self._stop, start + RUN_BYTES))
+
+
+class _Run:
+    """One long answer: the blocks of bytes `start` to `stop` go to the keeper as they come."""
+
+    def __init__(self, source: FetchingSource, cid: CID, start: int, stop: int) -> None:
+        self.stop = stop
+        self.failed = False
+        self._source = source
+        self._start = start
+        self._received = 0
+        self._position = start
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._paused = False
+        self._task = asyncio.create_task(self._receive(cid), name=f"run of {cid}")
+
+    async def _receive(self, cid: CID) -> None:
+        blocks = self._source.retriever.run(cid, self._start, self.stop)
+        try:
+            async with aclosing(blocks):
+                async for fetched in blocks:
+                    await self._source.keeper.keep(fetched.cid, fetched.data, fetched.provider)
+                    self._received += len(fetched.data)
+                    self._tell()
+                    await self._wait_for_reader()
+        except IPFSStreamError:
+            self.failed = True  # the blocks that did not come are asked for one by one
+        finally:
+            self._paused = True
+            self._tell()
+
+    async def _wait_for_reader(self) -> None:
+        while self._start + self._received - self._position > RUN_AHEAD:
+            self._paused = True
+            self._tell()
+            self._room.clear()
+            await self._room.wait()
+        self._paused = False
+
+    def advance(self, position: int) -> None:
+        """The reader has come so far."""
+        self._position = max(self._position, position)
+        self._room.set()
+
+    async def arrival(self, cid: CID) -> bool:
+        """Wait for a block; False where it does not come with this run, or not soon."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._source.retriever.settings.hedge_after):
+                while self._source.keeper.get(cid) is None:
+                    if self._paused:
+                        return False
+                    await self._news.wait()
+                return True
+        return False
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def close(self) -> None:
+        """End it. Idempotent."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)

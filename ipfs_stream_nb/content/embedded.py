@@ -27,6 +27,7 @@ from ipfs_stream_nb.content.node import (
 )
 from ipfs_stream_nb.content.reading import ReadingNode
 from ipfs_stream_nb.content.resolver import parse_path
+from ipfs_stream_nb.content.retrieval.dag import DagFetch
 from ipfs_stream_nb.content.tree_writer import STEPS_PER_TURN, StoreTreeWriter, TreeImport
 from ipfs_stream_nb.content.writer import BlockSink, StoreFileWriter
 from ipfs_stream_nb.errors import (
@@ -143,7 +144,7 @@ class EmbeddedNode(ReadingNode):
     async def _pin_whole(self, root: CID) -> bool:
         """Pin a root, unless blocks of it are missing."""
         try:
-            await self.pin(root)
+            await self._run(self.store.pin, root)
         except StoreError:
             raise
         except (NotFoundError, RetrievalError):
@@ -157,13 +158,22 @@ class EmbeddedNode(ReadingNode):
     ) -> Pin:
         """Keep a root and everything below it.
 
-        Raises NotFoundError where the root is not here, RetrievalError naming the first block missing below it.
+        What is missing is fetched, where there is somebody to ask. Raises NotFoundError where the root cannot be had,
+        RetrievalError naming a block below it that cannot.
         """
         report = None
         if progress is not None:
             loop = asyncio.get_running_loop()
             report = partial(loop.call_soon_threadsafe, cast("Callable[..., object]", progress))
-        return await self._run(self.store.pin, cid, name, report)
+        try:
+            return await self._run(self.store.pin, cid, name, report)
+        except StoreError:
+            raise
+        except (NotFoundError, RetrievalError):
+            if self._fetching is None:
+                raise
+        fetch = DagFetch(self._fetching, self.store, self._executor, progress)
+        return await fetch.run(cid, partial(self._run, self.store.pin, cid, name))
 
     async def unpin(self, cid: CID) -> None:
         """Let garbage collection have it. Raises NotFoundError where there is no such pin."""

@@ -290,6 +290,10 @@ class ReadingNode:
             async for part in parts:
                 yield part
 
+    def through(self, retriever: Retriever) -> FetchingSource:
+        """Blocks from this node's store, and by `retriever` where it has none; the caller closes it."""
+        return FetchingSource(self.store, self._executor, retriever)
+
     def _forget(self) -> None:
         self._stats.clear()
         self._located.clear()

@@ -45,7 +45,7 @@ class IPFSContentStream:
         if self._closed:
             raise BadRequestError("this stream is closed; make another")
         rest = b""
-        async with aclosing(self.ipfs_api.cat(self.cid, offset, length)) as pieces:
+        async with aclosing(self._pieces(offset, length)) as pieces:
             async for piece in pieces:
                 data = rest + piece if rest else piece
                 whole = len(data) - len(data) % chunk_size
@@ -56,6 +56,10 @@ class IPFSContentStream:
                 rest = data[whole:]
         if rest:
             yield rest
+
+    def _pieces(self, offset: int, length: int | None) -> AsyncGenerator[bytes, None]:
+        """The bytes from `offset`, at most `length`, as they come."""
+        return self.ipfs_api.cat(self.cid, offset, length)
 
     async def close(self) -> None:
         """End the stream: a read that is under way raises at its next chunk. Idempotent."""

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help lab test check unit notebooks browser bench clean
+.PHONY: help lab test check unit notebooks browser peers bench clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -11,7 +11,7 @@ help: ## list what can be made
 lab: $(VENV)/lab ## set up and open the quickstart notebook in JupyterLab
 	@sh scripts/lab.sh $(BIN)
 
-test: $(VENV)/test browser check notebooks unit ## set up, browser included, and run all tests
+test: $(VENV)/test browser peers check notebooks unit ## set up, browser included, and run all tests
 
 check: $(VENV)/test ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -27,7 +27,10 @@ notebooks: $(VENV)/test ## the notebooks, cell by cell, without a Jupyter server
 browser: $(VENV)/test ## find or install a browser for the tests
 	@sh scripts/browser.sh $(BIN)
 
-bench: $(VENV)/bench ## the benchmarks of the README, some minutes
+peers: $(VENV)/test ## build the Go programs that the tests compare with, Kubo among them, where Go is there
+	$(BIN)/python tests/go_program.py
+
+bench: $(VENV)/bench peers ## the benchmarks of the README, some minutes
 	$(BIN)/python -m tests.benchmarks
 
 $(VENV)/lab $(VENV)/test $(VENV)/bench: pyproject.toml

@@ -5,6 +5,7 @@ Every part prints a line for each thing that the store has acknowledged.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
@@ -13,7 +14,7 @@ import sys
 
 from ipfs_stream_nb.content.blocks import BlockStore, environment
 from ipfs_stream_nb.content.cid import CID
-from ipfs_stream_nb.errors import BusyError, IPFSStreamError
+from ipfs_stream_nb.errors import BusyError, IPFSStreamError, NotFoundError, RetrievalError
 from store_trees import SMALL, add, tree
 
 
@@ -99,6 +100,20 @@ def collects(path: str) -> None:
             say(store.gc().blocks)
 
 
+def fetches(path: str, cache_quota: str) -> None:
+    """Fetch and touch trees, and pin some of them, until stdin ends, told by a line for each."""
+    with BlockStore.open(path, min_free=0, cache_quota=int(cache_quota)) as store:
+        while not select.select([0], [], [], 0)[0]:
+            made = tree(random.getrandbits(40))
+            store.cache(made.blocks, "a child")
+            store.touch([made.root])
+            if random.random() < 0.1:
+                with contextlib.suppress(RetrievalError, NotFoundError):
+                    store.pin(made.root)
+                    store.unpin(made.root)
+            say(made.root)
+
+
 def disturb(path: str, seed: int) -> None:
     """Everything at once, until killed: `+ cid` for an acknowledged pin, `- cid` before it is taken back."""
     chooser = random.Random(seed)
@@ -107,7 +122,9 @@ def disturb(path: str, seed: int) -> None:
         while True:
             made = tree(chooser.getrandbits(40), chooser.choice([500, 5_000, 30_000]), SMALL)
             act = chooser.random()
-            if act < 0.7:
+            if act < 0.1:
+                store.cache(made.blocks, "a gateway")
+            elif act < 0.7:
                 transfer = store.transfer()
                 half = chooser.randrange(len(made.blocks))
                 transfer.put(made.blocks[:half])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.blocks.gc import all_keys
+from ipfs_stream_nb.content.blocks.records import CacheState, Fetched, State
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.importer import Imported, Profile, import_bytes
 from ipfs_stream_nb.content.links import links_of
@@ -83,3 +84,20 @@ def damage(path: Path, data: bytes) -> None:
     whole = file.read_bytes()
     assert data in whole
     file.write_bytes(whole.replace(data, broken))
+
+
+def cached_keys(store: BlockStore) -> list[bytes]:
+    """The keys of what may be evicted, least recently used first, once the records are found to agree with each
+    other, with the counters and with the blocks."""
+    env = store._env
+    with env.read() as txn:
+        uses = {bytes(key): int.from_bytes(number, "big") for number, key in txn.cursor(env.db.uses)}
+        records = {bytes(key): Fetched.unpack(raw) for key, raw in txn.cursor(env.db.fetched)}
+        blocks = {bytes(key): len(block) for key, block in txn.cursor(env.db.blocks)}
+        cached = CacheState.load(txn, env.db.meta)
+        state = State.load(txn, env.db.meta)
+    assert {key: record.size for key, record in records.items()}.items() <= blocks.items()
+    assert {key: record.use for key, record in records.items() if record.use} == uses
+    assert (state.blocks, state.bytes) == (len(blocks), sum(blocks.values()))
+    assert (cached.blocks, cached.bytes) == (len(uses), sum(blocks[key] for key in uses))
+    return sorted(uses, key=uses.__getitem__)

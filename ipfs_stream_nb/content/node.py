@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ipfs_stream_nb.content.cid import CID, BytesLike
-from ipfs_stream_nb.display import facts_html, size_text, time_text
+from ipfs_stream_nb.display import facts_html, size_text, table_html, time_text
 
 Path = str | CID
 Kind = Literal["file", "directory", "symlink"]
@@ -136,6 +136,10 @@ class RepoStat:
     disk_size: int
     quota: int | None
     disk_free: int
+    cache_blocks: int = 0
+    """Those of `blocks` that were fetched, and go where room is needed."""
+    cache_size: int = 0
+    cache_quota: int | None = None
 
     def _repr_html_(self) -> str:
         facts = [
@@ -145,8 +149,40 @@ class RepoStat:
             ("on disk", size_text(self.disk_size)),
             ("quota", None if self.quota is None else size_text(self.quota)),
             ("free on the disk", size_text(self.disk_free)),
+            ("cache", f"{self.cache_blocks} blocks, {size_text(self.cache_size)}"),
+            ("cache quota", None if self.cache_quota is None else size_text(self.cache_quota)),
         ]
         return facts_html("block store", facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What came from one source: a gateway's URL, a Kubo node, or "added here"."""
+
+    source: str
+    blocks: int
+    bytes: int
+    last: float | None = None
+    """When the last of it came, in seconds since the epoch; None for what was added here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Where the blocks of a tree came from, the source of the most bytes first."""
+
+    root: CID
+    origins: tuple[Origin, ...]
+    missing: int
+    """Linked blocks that are not here."""
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[object, ...]] = [
+            (origin.source, origin.blocks, size_text(origin.bytes), time_text(origin.last or 0))
+            for origin in self.origins
+        ]
+        if self.missing:
+            rows.append(("not here", self.missing, "", ""))
+        return table_html(("source", "blocks", "size", "last"), rows, f"where {self.root} came from")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,18 +12,19 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 
 from ipfs_stream_nb.content.blocks import layout
+from ipfs_stream_nb.content.blocks.cache import Uses
 from ipfs_stream_nb.content.blocks.failures import as_ours, is_full
 from ipfs_stream_nb.content.blocks.gate import Gate
 from ipfs_stream_nb.content.blocks.integrity import Integrity
 from ipfs_stream_nb.content.blocks.leases import FileLock, Lease, living, sweep_dead
-from ipfs_stream_nb.content.blocks.records import State, batch_owner
+from ipfs_stream_nb.content.blocks.records import CacheState, State, batch_owner
 from ipfs_stream_nb.errors import DiskFullError, StoreError
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class Environment:
         self.locks = folder / layout.LOCKS
         self.pid = os.getpid()
         self.integrity = Integrity()
+        self.uses = Uses()
+        self._scattered = 0
+        """Free pages in the file that a commit could not use: too few of them are side by side."""
         self.gate = Gate()
         self.writer = threading.Lock()
         self.closed = False
@@ -188,8 +192,12 @@ class Environment:
                     self.check_usable()
                     map_size = self.lmdb.info()["map_size"]
                     with self.lmdb.begin(write=True, buffers=True) as txn:
-                        self._reserve(txn, new_bytes, min_free)
-                        return change(txn)
+                        free = self.free_pages(txn)
+                        end = self._reserve(txn, new_bytes, min_free, free)
+                        result = change(txn)
+                    if new_bytes and self.lmdb.info()["last_pgno"] > end:
+                        self._scattered = free
+                    return result
             except lmdb.MapFullError:
                 self._remap(2 * (map_size + new_bytes))
             except lmdb.MapResizedError:
@@ -223,36 +231,48 @@ class Environment:
             )
         return found
 
-    def _reserve(self, txn: Txn, new_bytes: int, min_free: int) -> None:
+    def _reserve(self, txn: Txn, new_bytes: int, min_free: int, free: int) -> int:
         """Have the disk's room before the work: a commit that runs out of it has to be rolled back.
 
-        The file also must not end before its last page: LMDB doesn't write pages that it took and gave back.
+        `free`: free pages in the file. Gives the last page that the file should have afterwards.
+
+        The file also must not end before its last page: LMDB doesn't write pages that it took and gave back. One
+        transaction may rewrite all records of what was fetched, and little of the rest beside its new blocks.
         """
         self.check_in_place()
-        fresh = max(0, -(-new_bytes // self._page) - self.free_pages(txn)) if new_bytes else 0
+        last = self.lmdb.info()["last_pgno"]
         size = os.fstat(self._fd).st_size
-        grow = (self.lmdb.info()["last_pgno"] + 1 + fresh + SLACK_PAGES) * self._page - size
+        rewritten = sum(_pages(txn.stat(db)) for db in (self.db.fetched, self.db.uses))
+        spare = last + 1 + SLACK_PAGES + rewritten
+        self._scattered = min(self._scattered, free)
+        wanted = -(-new_bytes // self._page)
+        fresh = max(0, wanted - free)
+        feared = max(0, wanted - free + self._scattered) if min_free else fresh
+        if feared:
+            self._check_disk((spare + feared) * self._page - size, min_free)
+        grow = (spare + fresh) * self._page - size
         if grow <= 0:
-            return
-        free = shutil.disk_usage(self.folder).free
-        if fresh and free - grow < min_free:
-            raise DiskFullError(
-                f"the disk of the block store at {self.folder} is nearly full: {free:,} bytes are free, {grow:,} "
-                f"more are needed, and {min_free:,} have to stay free. Free some space, or collect garbage"
-            )
+            return last + fresh
         try:
             _allocate(self._fd, size, grow)
         except OSError as error:
             os.ftruncate(self._fd, size)  # a part of it may have been allocated
             if fresh or not is_full(error, self.folder):
                 raise as_ours(error, self.folder) from error
+        return last + fresh
+
+    def _check_disk(self, grow: int, min_free: int) -> None:
+        """Raise DiskFullError where the file's growth would not leave `min_free` bytes."""
+        free = shutil.disk_usage(self.folder).free
+        if grow > 0 and free - grow < min_free:
+            raise DiskFullError(
+                f"the disk of the block store at {self.folder} is nearly full: {free:,} bytes are free, {grow:,} "
+                f"more are needed, and {min_free:,} have to stay free. Free some space, or collect garbage"
+            )
 
     def free_pages(self, txn: Txn) -> int:
         """Pages inside the file that hold nothing."""
-        used = sum(
-            stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-            for stat in [self.lmdb.stat(), *(txn.stat(db) for db in self.db)]
-        )
+        used = sum(_pages(stat) for stat in [self.lmdb.stat(), *(txn.stat(db) for db in self.db)])
         return max(0, self.lmdb.info()["last_pgno"] + 1 - used)
 
     def _trim(self) -> None:
@@ -293,8 +313,16 @@ class Environment:
 
     def state(self) -> State:
         """The counters as they are now."""
+        return self.counters()[0]
+
+    def counters(self) -> tuple[State, CacheState]:
+        """The counters of all blocks, and of those that may be evicted."""
         with self.read() as txn:
-            return State.load(txn, self.db.meta)
+            return State.load(txn, self.db.meta), CacheState.load(txn, self.db.meta)
+
+    def reuse_freed(self) -> None:
+        """Commit once more: LMDB uses freed pages again from the second commit on, which a full disk may not get to."""
+        self.update(lambda txn: State.load(txn, self.db.meta).save(txn, self.db.meta))
 
     def drop_dead_transfers(self) -> None:
         """Forget transfers whose process is gone; their blocks are left to garbage collection."""
@@ -305,6 +333,10 @@ class Environment:
             dead = [key for key, owner in owners if owner not in alive]
             if dead:
                 self.update(lambda txn: [txn.delete(key, db=self.db.transfers) for key in dead])
+
+
+def _pages(stat: Mapping[str, Any]) -> int:
+    return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
 
 def _allocate(fd: int, start: int, length: int) -> None:

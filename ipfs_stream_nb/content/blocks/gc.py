@@ -13,10 +13,18 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from ipfs_stream_nb.content.blocks import cache
 from ipfs_stream_nb.content.blocks.environment import OPEN_WAIT, Environment
 from ipfs_stream_nb.content.blocks.leases import FileLock, living, sweep_dead
 from ipfs_stream_nb.content.blocks.pins import SWEEP_LOCK
-from ipfs_stream_nb.content.blocks.records import PinRecord, State, batch_cids, pin_key, sequence_key
+from ipfs_stream_nb.content.blocks.records import (
+    CacheState,
+    PinRecord,
+    State,
+    batch_cids,
+    pin_key,
+    sequence_key,
+)
 from ipfs_stream_nb.content.blocks.walk import Progress, Walk
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import GCResult, PinProgress
@@ -98,7 +106,7 @@ class _Marks:
         else:
             roots, protected = self._new_roots(txn)
         roots += leased - self._leased
-        if roots:
+        if roots or protected > self._protected:
             self._walk.add_arrived(txn)
         for root in roots:
             self._walk.add(root, whole=False, txn=txn)
@@ -130,8 +138,8 @@ def _sweep(env: Environment, keys: Iterable[bytes], progress: Progress | None) -
         if progress is not None:
             progress(PinProgress(blocks, size, None, None))
         time.sleep(_PAUSE)
-    if blocks:  # LMDB uses freed pages again from the second commit on, which a full disk may not get to
-        env.update(lambda txn: State.load(txn, env.db.meta).save(txn, env.db.meta))
+    if blocks:
+        env.reuse_freed()
     return GCResult(blocks, size, env.state().blocks)
 
 
@@ -151,15 +159,17 @@ def _batches(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _delete(env: Environment, txn: Txn, keys: list[bytes]) -> tuple[int, int]:
-    state = State.load(txn, env.db.meta)
+    state, cached = State.load(txn, env.db.meta), CacheState.load(txn, env.db.meta)
     blocks = size = 0
     for key in keys:
         block = txn.get(key, db=env.db.blocks)
         if block is not None:
             blocks, size = blocks + 1, size + len(block)
             txn.delete(key, db=env.db.blocks)
+            cache.forget(env, txn, cached, key)
     if blocks:
         state.blocks -= blocks
         state.bytes -= size
         state.save(txn, env.db.meta)
+        cached.save(txn, env.db.meta)
     return blocks, size

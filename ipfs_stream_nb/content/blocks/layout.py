@@ -32,6 +32,8 @@ LOCKS: Final = "locks"
 COMPACTING: Final = "compacting"
 
 _MAGIC: Final = b"ipfs_stream_nb block store"
+_LATER: Final = frozenset({"fetched", "uses", "sources"})
+"""Databases that stores of format 1 did not have from the beginning: made at opening where they are missing."""
 _HARMLESS: Final = frozenset({DATA, "lock.mdb", LOCKS, COMPACTING, "lost+found"})
 
 
@@ -39,13 +41,19 @@ class Databases(NamedTuple):
     """The named databases of the environment."""
 
     meta: Database
-    """magic, format, store_id, and `records.State`."""
+    """magic, format, store_id, `records.State` and `records.CacheState`."""
     blocks: Database
     """Multihash to the block's bytes."""
     pins: Database
     """CID to `records.PinRecord`."""
     transfers: Database
     """Sequence number to one batch of a transfer that runs: its owner and CIDs."""
+    fetched: Database
+    """Multihash to `records.Fetched`, for every block that came from elsewhere."""
+    uses: Database
+    """Use number to the multihash of a block that may be evicted, least recently used first."""
+    sources: Database
+    """The name of a source to its number, in four bytes."""
 
 
 def prepare(folder: Path, *, create: bool) -> None:
@@ -99,7 +107,11 @@ def check_length(env: lmdb.Environment, folder: Path) -> None:
 
 
 def open_databases(env: lmdb.Environment, folder: Path) -> tuple[Databases, str]:
-    """The databases and the store's id; makes them in a new store. Raises StoreError for anybody else's file."""
+    """The databases and the store's id. Raises StoreError for anybody else's file.
+
+    They are made in a new store, and in an older one those that it does not have yet. A version of this package
+    that does not know these leaves them as they are.
+    """
     with env.begin(write=True) as txn:
         if not env.stat()["entries"]:
             databases = Databases(*(env.open_db(name.encode(), txn=txn) for name in Databases._fields))
@@ -109,7 +121,7 @@ def open_databases(env: lmdb.Environment, folder: Path) -> tuple[Databases, str]
         else:
             _check_format(env, txn, folder)
             databases = Databases(
-                *(env.open_db(name.encode(), txn=txn, create=False) for name in Databases._fields)
+                *(env.open_db(name.encode(), txn=txn, create=name in _LATER) for name in Databases._fields)
             )
         store_id = txn.get(b"store_id", b"", db=databases.meta)
     return databases, bytes(store_id).decode()

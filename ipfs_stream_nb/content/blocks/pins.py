@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from ipfs_stream_nb.content.blocks import cache
 from ipfs_stream_nb.content.blocks.environment import Environment
 from ipfs_stream_nb.content.blocks.leases import FileLock
-from ipfs_stream_nb.content.blocks.records import PinRecord, State, pin_key, raw_cid
+from ipfs_stream_nb.content.blocks.records import CacheState, PinRecord, State, pin_key, raw_cid
 from ipfs_stream_nb.content.blocks.walk import REPORT_BLOCKS, Progress, Walk
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Pin, PinProgress
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 MAX_NAME: Final = 4096
 """Characters of a pin's name."""
 SWEEP_LOCK: Final = "sweep"
+_TAKEN_AT_ONCE: Final = 16_384
+"""Blocks taken out of the cache in one transaction: others wait some tenths of a second for it."""
 _REPORT_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -45,10 +49,43 @@ def pin(env: Environment, cid: CID, name: str, progress: Progress | None) -> Pin
     """Walk the tree, hash what was not hashed yet, and keep it."""
     check_name(name)
     with reading(env, cid):  # what is found below stays there until the pin is written
-        walk = Walk(env, limited=True, progress=progress)
-        walk.add(cid, whole=True)
+        walk = take_tree(env, cid, progress)
         _verify(env, walk, progress)
         return env.update(lambda txn: record(env, txn, cid, name))
+
+
+def take_tree(env: Environment, root: CID, progress: Progress | None = None) -> Walk:
+    """Find all of a tree, and take it out of what may be evicted: from here on it stays, also where no pin follows.
+
+    To be called while the root is being read. Raises as `Walk.add` does; RetrievalError also for a block that was
+    evicted in the moment since it was found.
+    """
+    before = env.counters()[1].evictions
+    walk = Walk(env, limited=True, progress=progress)
+    walk.add(root, whole=True)
+    cached = env.counters()[1]
+    if cached.blocks or cached.evictions != before:
+        keys = iter(walk.codecs)
+        while some := list(itertools.islice(keys, _TAKEN_AT_ONCE)):
+            _take(env, walk, some)
+    return walk
+
+
+def _take(env: Environment, walk: Walk, keys: list[bytes]) -> None:
+    with env.read() as txn:
+        keys = [key for key in keys if not cache.is_settled(env, txn, key)]
+    if not keys:
+        return
+
+    def change(txn: Txn) -> None:
+        for key in keys:
+            if txn.get(key, db=env.db.blocks) is None:
+                raise _gone(key, walk.codecs[key])
+        cached = CacheState.load(txn, env.db.meta)
+        cache.keep(env, txn, cached, keys)
+        cached.save(txn, env.db.meta)
+
+    env.update(change)
 
 
 def record(env: Environment, txn: Txn, cid: CID, name: str) -> Pin:
@@ -110,12 +147,19 @@ def _verify(env: Environment, walk: Walk, progress: Progress | None) -> None:
 
 def _check(env: Environment, key: bytes, codec: int) -> int:
     """Hash one block if need be; gives its size."""
-    named = raw_cid(key)
-    cid = CID(1, codec, named.hash_code, named.digest)
     with env.read() as txn:
         block = txn.get(key, db=env.db.blocks)
         if block is None:
-            raise RetrievalError(f"block {cid} was taken out of the store while it was being pinned")
+            raise _gone(key, codec)
         if not env.integrity.is_sound(key):
-            env.integrity.check(cid, block)
+            env.integrity.check(_named(key, codec), block)
         return len(block)
+
+
+def _gone(key: bytes, codec: int) -> RetrievalError:
+    return RetrievalError(f"block {_named(key, codec)} was taken out of the store while it was being pinned")
+
+
+def _named(key: bytes, codec: int) -> CID:
+    raw = raw_cid(key)
+    return CID(1, codec, raw.hash_code, raw.digest)

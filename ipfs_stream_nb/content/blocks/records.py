@@ -1,11 +1,11 @@
-"""What the store writes beside its blocks: counters, pins and transfers, in bytes."""
+"""What the store writes beside its blocks: counters, pins, transfers and provenance, in bytes."""
 
 from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from ipfs_stream_nb.content.blocks.leases import OWNER_BYTES, pack_cids, unpack_cids
 from ipfs_stream_nb.content.cid import CID
@@ -17,31 +17,76 @@ if TYPE_CHECKING:
     Txn = lmdb.Transaction[memoryview]
     Database = lmdb._Database  # noqa: SLF001 - the only name that this type has
 
-_STATE_KEY: Final = b"state"
-_STATE: Final = struct.Struct("<QQQQ")
+_COUNTERS: Final = struct.Struct("<QQQQ")
 _SEQUENCE: Final = struct.Struct(">Q")  # big-endian, so that keys sort by number
+_FETCHED: Final = struct.Struct("<QIId")
 
 
 @dataclass(slots=True)
-class State:
-    """The counters, changed in the same transaction as what they count."""
+class _Counters:
+    """Four numbers in `meta`, changed in the same transaction as what they count."""
 
-    blocks: int = 0
-    bytes: int = 0
-    protected: int = 0
-    """Grows with every pin and every batch of a transfer: tells garbage collection what it has not marked yet."""
-    pinned: int = 0
-    """The value of `protected` at the last pin."""
+    KEY: ClassVar[bytes]
 
     @classmethod
     def load(cls, txn: Txn, meta: Database) -> Self:
         """Read the counters."""
-        raw = txn.get(_STATE_KEY, db=meta)
-        return cls() if raw is None else cls(*_STATE.unpack(raw))
+        raw = txn.get(cls.KEY, db=meta)
+        return cls() if raw is None else cls(*_COUNTERS.unpack(raw))
 
     def save(self, txn: Txn, meta: Database) -> None:
         """Write the counters."""
-        txn.put(_STATE_KEY, _STATE.pack(self.blocks, self.bytes, self.protected, self.pinned), db=meta)
+        txn.put(self.KEY, _COUNTERS.pack(*astuple(self)), db=meta)
+
+
+@dataclass(slots=True)
+class State(_Counters):
+    """The counters of all blocks."""
+
+    KEY = b"state"
+
+    blocks: int = 0
+    bytes: int = 0
+    protected: int = 0
+    """Grows with every pin and every batch of blocks: tells garbage collection what it has not marked yet."""
+    pinned: int = 0
+    """The value of `protected` at the last pin."""
+
+
+@dataclass(slots=True)
+class CacheState(_Counters):
+    """The counters of those blocks that may be evicted, which `State` counts as well."""
+
+    KEY = b"cache"
+
+    blocks: int = 0
+    bytes: int = 0
+    uses: int = 0
+    """The last use number that was given out."""
+    evictions: int = 0
+    """Grows whenever something is evicted: tells a pin whether the tree that it found can still be whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Where a block came from, and whether it may be evicted."""
+
+    use: int
+    """The number of its last use, by which `uses` has it; 0 where it may not be evicted (any more)."""
+    size: int
+    source: int
+    """The number of its source in `sources`."""
+    time: float
+    """Seconds since the epoch at which it was stored."""
+
+    def pack(self) -> bytes:
+        """The record in bytes."""
+        return _FETCHED.pack(self.use, self.size, self.source, self.time)
+
+    @classmethod
+    def unpack(cls, raw: memoryview) -> Self:
+        """The inverse of `pack`."""
+        return cls(*_FETCHED.unpack(raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +117,7 @@ def pin_key(cid: CID) -> bytes:
 
 
 def sequence_key(sequence: int) -> bytes:
-    """The key of a transfer's batch."""
+    """The key of a transfer's batch, or of a use."""
     return _SEQUENCE.pack(sequence)
 
 

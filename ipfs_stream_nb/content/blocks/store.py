@@ -5,26 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from ipfs_stream_nb.content.blocks import gc, maintenance, pins, sharing
+from ipfs_stream_nb.content.blocks import cache, gc, maintenance, pins, sharing
 from ipfs_stream_nb.content.blocks.environment import Environment
-from ipfs_stream_nb.content.blocks.inserts import Limits, insert
+from ipfs_stream_nb.content.blocks.inserts import Limits, insert, insert_fetched
 from ipfs_stream_nb.content.blocks.integrity import corrupt
 from ipfs_stream_nb.content.blocks.maintenance import VerifyResult
+from ipfs_stream_nb.content.blocks.origins import origins
 from ipfs_stream_nb.content.blocks.transfers import Transfer
 from ipfs_stream_nb.content.blocks.walk import Progress
 from ipfs_stream_nb.content.cid import CID, BytesLike
-from ipfs_stream_nb.content.node import GCResult, Pin, RepoStat
-from ipfs_stream_nb.errors import BadRequestError, NotFoundError, StoreError
+from ipfs_stream_nb.content.node import GCResult, Origins, Pin, RepoStat
+from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, NotFoundError, StoreError
 
 T = TypeVar("T")
 
 MIN_FREE: Final = 256 * 1024 * 1024
 """Bytes that stay free on the disk unless said otherwise."""
+DEFAULT_CACHE_QUOTA: Final = 10 * 1024**3
+"""Bytes of fetched blocks that are kept unless said otherwise."""
 
 
 class BlockStore:
@@ -49,19 +52,24 @@ class BlockStore:
         *,
         quota: int | None = None,
         min_free: int = MIN_FREE,
+        cache_quota: int | None = DEFAULT_CACHE_QUOTA,
         create: bool = True,
     ) -> Self:
         """Open the store in the directory `path`, made if it is not there and `create` is true.
 
-        `quota`: bytes of blocks that it may hold; `min_free`: bytes that must stay free on its disk. Both count
-        for what is put through this object. Raises StoreError for a store that is damaged, of a newer format or
-        not one of ours, and for a place where it can't live; BusyError while another process compacts it.
+        `quota`: bytes of blocks that it may hold; `min_free`: bytes that must stay free on its disk; `cache_quota`:
+        bytes of the blocks that may be evicted (None: as far as the store's own limits go; 0: none are kept). They
+        count for what is put through this object. A store made before there was a cache gets its databases now.
+        Raises StoreError for a store that is damaged, of a newer format or not one of ours, and for a place where
+        it can't live; BusyError while another process compacts it.
         """
         if quota is not None and quota < 0:
             raise BadRequestError(f"a quota is a number of bytes, 0 or more, not {quota}")
         if min_free < 0:
             raise BadRequestError(f"min_free is a number of bytes, 0 or more, not {min_free}")
-        return cls(sharing.acquire(path, create=create), Limits(quota, min_free))
+        if cache_quota is not None and cache_quota < 0:
+            raise BadRequestError(f"cache_quota is a number of bytes, 0 or more, not {cache_quota}")
+        return cls(sharing.acquire(path, create=create), Limits(quota, min_free, cache_quota))
 
     @property
     def min_free(self) -> int:
@@ -136,6 +144,31 @@ class BlockStore:
         """
         insert(self._env, self._limits, [(cid, data)], verify=verify)
 
+    def cache(self, blocks: Iterable[tuple[CID, BytesLike]], source: str) -> bool:
+        """Store blocks that came from `source`, verified by the caller, in one commit, as ones that may be evicted.
+
+        What is here already stays what it is, and counts as used. The least recently used are evicted so that the
+        cache stays under its quota, the store under its own and the disk over `min_free`; never one that was added,
+        that is pinned, or that a transfer holds. False where there is no room even so, and nothing is stored; a
+        reader may find an evicted block missing, also while it has a lease. Raises TooLargeError.
+        """
+        return insert_fetched(self._env, self._limits, blocks, source)
+
+    def touch(self, cids: Iterable[CID]) -> None:
+        """Note that these were used, in memory; written with the next `cache`, by whoever evicts here, or at close.
+
+        At most `cache.MAX_TOUCHED` are remembered. Never raises, also when the store is closed.
+        """
+        if self._shared.pid == os.getpid():  # a forked child must not wait for a lock that its parent held
+            self._shared.uses.add(cid.multihash for cid in cids)
+
+    def origins(self, root: CID) -> Origins:
+        """Where the blocks below `root` came from, and how many are not here (the root may be one of these).
+
+        Raises CorruptContentError where a block with links is damaged, TooLargeError as `pin`.
+        """
+        return origins(self._env, root)
+
     def transfer(self) -> Transfer:
         """Begin an add: see Transfer."""
         return Transfer(self._env, self._limits)
@@ -146,6 +179,9 @@ class BlockStore:
 
     def pin(self, cid: CID, name: str = "", progress: Progress | None = None) -> Pin:
         """Keep a root and everything below it, once all of it is found, and found undamaged.
+
+        What of it was in the cache is taken out as soon as all is found, so that nothing of it is evicted while the
+        rest is hashed; where no pin follows it is left to garbage collection.
 
         `progress` gets no totals while the tree is walked, then the true ones while its blocks are hashed (those
         that were not hashed since opening). Raises NotFoundError where the root is not here, RetrievalError
@@ -167,7 +203,7 @@ class BlockStore:
         return pins.is_pinned(self._env, cid)
 
     def gc(self, progress: Progress | None = None) -> GCResult:
-        """Delete every block that no pin, no running transfer and no reader needs.
+        """Delete every block that no pin, no running transfer and no reader needs, the cache's too.
 
         `progress` gets the blocks and bytes deleted so far. Raises BusyError while
         another process collects, and CorruptContentError where a pinned tree is damaged in a block that links
@@ -193,7 +229,7 @@ class BlockStore:
     def stat(self) -> RepoStat:
         """The counters; at no cost that grows with the store."""
         env = self._env
-        state = env.state()
+        state, cached = env.counters()
         with env.gate.shared():
             env.check_usable()
             disk_size = env.check_in_place().st_blocks * 512
@@ -205,12 +241,17 @@ class BlockStore:
             disk_size=disk_size,
             quota=self._limits.quota,
             disk_free=shutil.disk_usage(self.path).free,
+            cache_blocks=cached.blocks,
+            cache_size=cached.bytes,
+            cache_quota=self._limits.cache_quota,
         )
 
     def close(self) -> None:
-        """Let go of the store, once running calls have ended. Idempotent."""
+        """Let go of the store, once running calls have ended, and note what was used in it. Idempotent."""
         if not self._closed:
             self._closed = True
+            with contextlib.suppress(IPFSStreamError):
+                cache.write_uses(self._shared)
             sharing.release(self._shared)
 
     def __enter__(self) -> Self:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ipfs_stream_nb.content.blocks import pins
+from ipfs_stream_nb.content.blocks import cache, pins
 from ipfs_stream_nb.content.blocks.environment import Environment
 from ipfs_stream_nb.content.blocks.inserts import Limits, insert
-from ipfs_stream_nb.content.blocks.records import sequence_key
-from ipfs_stream_nb.content.blocks.walk import Walk
+from ipfs_stream_nb.content.blocks.records import CacheState, State, pack_batch, sequence_key
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.node import Pin
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError
@@ -46,18 +45,49 @@ class Transfer:
         with contextlib.suppress(IPFSStreamError) if kind else contextlib.nullcontext():
             self.abort()
 
-    def put(self, blocks: Sequence[tuple[CID, BytesLike]], *, verify: bool = False) -> None:
+    def put(
+        self, blocks: Sequence[tuple[CID, BytesLike]], *, verify: bool = False, source: str | None = None
+    ) -> None:
         """Store blocks in one commit: durable on return.
 
-        The caller has just made each CID from the data, or asks for `verify`. Batches of 8 to 32 MiB are
-        fastest; LMDB holds a second copy of the batch meanwhile. Raises CorruptContentError (with `verify`),
+        The caller has just made each CID from the data, or asks for `verify`; `source` names where they came from,
+        if from elsewhere. Batches of 8 to 32 MiB are fastest; LMDB holds a second copy of the batch meanwhile. Raises CorruptContentError (with `verify`),
         TooLargeError, QuotaExceededError, DiskFullError and StoreError; nothing of the batch is stored then.
         """
         with self._lock:
             self._check_open()
             if blocks:
-                sequence = insert(self._env, self._limits, blocks, verify=verify, transfer=True)
+                sequence = insert(
+                    self._env, self._limits, blocks, verify=verify, transfer=True, source=source
+                )
                 self._sequences.append(sequence)
+
+    def keep(self, cids: Iterable[CID]) -> list[CID]:
+        """Have blocks that are here already be part of the transfer, as if they had been put again.
+
+        They are not evicted from here on, nor collected. Gives those that are not here. One commit: some thousand
+        CIDs at a time are best.
+        """
+        env = self._env
+        wanted = [cid for cid in cids if not cid.is_identity]
+
+        def change(txn: Txn) -> tuple[int, list[CID]]:
+            state, cached = State.load(txn, env.db.meta), CacheState.load(txn, env.db.meta)
+            here = [cid for cid in wanted if txn.get(cid.multihash, db=env.db.blocks) is not None]
+            cache.keep(env, txn, cached, (cid.multihash for cid in here))
+            state.protected += 1
+            notes = pack_batch(env.lease.owner, here)
+            txn.put(sequence_key(state.protected), notes, db=env.db.transfers)
+            state.save(txn, env.db.meta)
+            cached.save(txn, env.db.meta)
+            found = set(here)
+            return state.protected, [cid for cid in wanted if cid not in found]
+
+        with self._lock:
+            self._check_open()
+            sequence, missing = env.update(change)
+            self._sequences.append(sequence)
+        return missing
 
     def commit(self, root: CID | None = None, *, pin: bool = True, name: str = "") -> Pin | None:
         """End the transfer, pinning `root` in the same commit unless `pin` is false or there is no root.
@@ -84,7 +114,7 @@ class Transfer:
             return pins.record(env, txn, root, name)
 
         with pins.reading(env, root):
-            Walk(env, limited=True).add(root, whole=True)
+            pins.take_tree(env, root)
             return env.update(change)
 
     def abort(self) -> None:

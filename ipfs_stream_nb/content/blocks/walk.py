@@ -51,6 +51,11 @@ class Walk:
         """Blocks with links, and with what codec: the same bytes can be met as raw, too."""
         self._missing: dict[CID, None] = {}
 
+    @property
+    def missing(self) -> int:
+        """How many blocks are linked and not here."""
+        return len({cid.multihash for cid in self._missing})
+
     def add(self, root: CID, *, whole: bool, txn: Txn | None = None) -> None:
         """Add what is below `root`, seen from `txn` or from short transactions of its own.
 

@@ -12,7 +12,7 @@ import pytest
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.cid import CID
-from store_trees import kill, reachable, start, stop, stored_keys
+from store_trees import cached_keys, kill, reachable, start, stop, stored_keys
 
 ROUNDS = 100
 """Two processes are killed in each."""
@@ -20,9 +20,10 @@ ROUNDS = 100
 
 @pytest.mark.slow
 def test_200_kills(path) -> None:
-    """Two processes add, pin, unpin, abandon and collect until they are killed at a random moment, 100 times over.
+    """Two processes add, fetch, pin, unpin, abandon and collect until they are killed at a random moment, 100 times over.
 
-    After each, the store opens in under 2 s and has every acknowledged tree of that round; at the end all of
+    After each, the store opens in under 2 s and has every acknowledged tree of that round, and its counters and
+    records agree with its blocks; at the end all of
     them are there, every block verifies, and a collection leaves exactly what is pinned.
     """
     chooser = random.Random(2)
@@ -55,6 +56,7 @@ def test_200_kills(path) -> None:
             slowest = max(slowest, time.monotonic() - began)
             assert {pin.cid for pin in store.pins()} >= pinned
             reachable(store, sorted(fresh - taken, key=str))
+            cached_keys(store)
     stop(child)
     assert slowest < 2
     with BlockStore.open(path, min_free=0) as store:
@@ -63,6 +65,7 @@ def test_200_kills(path) -> None:
         assert store.verify().bad == ()
         store.gc()
         assert stored_keys(store) == needed
+        assert cached_keys(store) == []
         stat = store.stat()
         assert stat.blocks == len(needed)
     print(f"{2 * ROUNDS} kills, {acknowledged} acknowledged, slowest opening {slowest * 1000:.0f} ms, {stat}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ import pytest
 from ipfs_stream_nb.content.blocks import BlockStore, environment, filesystems, layout, leases
 from ipfs_stream_nb.content.blocks.filesystems import Mount
 from ipfs_stream_nb.errors import BusyError, StoreError
-from store_trees import add, keys_of, reachable, start, stop, stored_keys, tree
+from store_trees import add, cached_keys, keys_of, reachable, start, stop, stored_keys, tree
 
 
 @pytest.fixture
@@ -90,6 +92,37 @@ def test_a_newer_format(filled) -> None:
         with env.begin(write=True, db=meta) as txn:
             txn.put(b"format", b"7")
     refused(filled, "format 7, and this version of ipfs_stream_nb reads and writes format 1: upgrade")
+
+
+def test_a_store_from_before_there_was_a_cache(path) -> None:
+    """Its databases are made at opening, and what it holds is as it was; its format stays the same."""
+    made = tree(1)
+    state = struct.pack("<QQQQ", len(made.blocks), sum(len(block.data) for block in made.blocks), 2, 2)
+    pin = {"cid": str(made.root), "name": "old", "created": 1e9, "order": 2, "sequence": 2}
+    with lmdb.open(str(path), max_dbs=4) as env, env.begin(write=True) as txn:
+        meta, blocks, pins, _ = (
+            env.open_db(name, txn=txn) for name in (b"meta", b"blocks", b"pins", b"transfers")
+        )
+        for key, value in {
+            "magic": "ipfs_stream_nb block store",
+            "format": "1",
+            "store_id": "ab" * 16,
+        }.items():
+            txn.put(key.encode(), value.encode(), db=meta)
+        txn.put(b"state", state, db=meta)
+        txn.put(bytes(made.root.v1()), json.dumps(pin).encode(), db=pins)
+        for cid, data in made.blocks:
+            txn.put(cid.multihash, data, db=blocks)
+    for _ in range(2):
+        with BlockStore.open(path, min_free=0) as store:
+            assert store.store_id == "ab" * 16
+            assert [(found.cid, found.name) for found in store.pins()] == [(made.root, "old")]
+            assert reachable(store, [made.root]) == keys_of(made)
+            assert [origin.source for origin in store.origins(made.root).origins] == ["added here"]
+            assert store.cache(tree(2).blocks, "a gateway")
+            assert len(cached_keys(store)) == len(keys_of(tree(2)))
+    with lmdb.open(str(path), max_dbs=4) as env, env.begin() as txn:
+        assert txn.get(b"format", db=env.open_db(b"meta", txn=txn)) == b"1"
 
 
 @pytest.mark.parametrize("name", [b"meta", b"theirs", None])

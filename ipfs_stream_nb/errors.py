@@ -13,6 +13,7 @@
     ├── UnsupportedMediaError                   unsupported_media
     ├── CorruptContentError                     corrupt_content
     ├── RetrievalError                          retrieval_failed
+    │   ├── UnreachableError
     │   └── StoreError
     ├── RetrievalTimeoutError (TimeoutError)    timeout
     └── BusyError                               busy
@@ -187,6 +188,10 @@ class RetrievalError(IPFSStreamError):
     status = 504
 
 
+class UnreachableError(RetrievalError):
+    """Somebody who might have it cannot be connected to."""
+
+
 class StoreError(RetrievalError):
     """The block store cannot be used: damaged, from a newer version, locked, or on an unsuitable filesystem."""
 
@@ -205,3 +210,8 @@ class BusyError(IPFSStreamError):
 
     code = "busy"
     status = 503
+
+    def __init__(self, text: str = "", *, retry_after: float | None = None) -> None:
+        """`retry_after`: seconds after which trying again helps, where they are known."""
+        super().__init__(text)
+        self.retry_after = retry_after

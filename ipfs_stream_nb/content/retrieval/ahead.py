@@ -45,10 +45,14 @@ PLACES: Final = 256
 
 @dataclass(slots=True)
 class _Place:
-    """Where a read ended, and how many bytes were read in a row up to there."""
+    """Where a read ended, and what is known of the reader by then."""
 
-    run_bytes: int
-    prefetch: asyncio.Task[None] | None = None
+    run_bytes: int = 0
+    """Bytes that were read in a row up to there."""
+    ahead_to: int = 0
+    """Up to where it is being fetched already."""
+    prefetch: asyncio.Task[bool] | None = None
+    """Gives whether anything had to be fetched."""
 
 
 class ReadAhead:
@@ -59,38 +63,50 @@ class ReadAhead:
         self.reader = reader
         self._places: LRUCache[tuple[CID, int], _Place] = LRUCache(PLACES)
         self._latest: LRUCache[CID, _Place] = LRUCache(PLACES)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bool]] = set()
 
     def begin(self, cid: CID, size: int, offset: int, stop: int, *, open_ended: bool) -> Reading:
         """Somebody reads bytes `offset` to `stop`: going on from a place that is known, or after a seek."""
         place = self._places.pop((cid, offset), None)
         if place is None:
+            place = _Place()
             latest = self._latest.pop(cid, None)
             if latest is not None and latest.prefetch is not None:
                 latest.prefetch.cancel()
-        run_bytes = place.run_bytes if place else 0
-        return Reading(self, cid, size, offset=offset, stop=stop, run_bytes=run_bytes, open_ended=open_ended)
+        return Reading(self, cid, size, place, offset=offset, stop=stop, open_ended=open_ended)
 
-    def ended(self, reading: Reading) -> None:
+    def ended(self, cid: CID, size: int, position: int, place: _Place, *, fetched: bool) -> None:
         """A read came to its end: remember the place, and fetch on from there."""
-        place = _Place(reading.run_bytes)
-        start, stop = (
-            reading.position,
-            min(reading.size, reading.position + min(AHEAD_BYTES, reading.run_bytes // 2)),
-        )
-        if reading.fetched and reading.run_bytes >= AHEAD_AFTER and start < stop:
-            work = self._prefetch(reading.cid, reading.size, start, stop)
-            place.prefetch = asyncio.create_task(work, name=f"read ahead in {reading.cid}")
+        self._places[cid, position] = self._latest[cid] = place
+        last = place.prefetch
+        if last is not None and (not last.done() or last.cancelled()):
+            return
+        wanted = min(AHEAD_BYTES, place.run_bytes // 2)
+        start, stop = max(position, place.ahead_to), min(size, position + wanted)
+        going_on = fetched or (last is not None and last.result())
+        if going_on and place.run_bytes >= AHEAD_AFTER and stop - start >= min(wanted // 2, size - start) > 0:
+            place.ahead_to = stop
+            work = self._prefetch(cid, size, start, stop)
+            place.prefetch = asyncio.create_task(work, name=f"read ahead in {cid}")
             self._tasks.add(place.prefetch)
             place.prefetch.add_done_callback(self._tasks.discard)
-        self._places[reading.cid, start] = self._latest[reading.cid] = place
 
-    async def _prefetch(self, cid: CID, size: int, start: int, stop: int) -> None:
-        pieces = self.reader.walk(cid, size, start, stop, self.reader.leaf, window=lambda: SMALL_WINDOW)
+    async def _prefetch(self, cid: CID, size: int, start: int, stop: int) -> bool:
+        fetched = False
+
+        async def leaf(branch: Branch) -> bytes:
+            nonlocal fetched
+            if not await self.source.has(branch.cid):
+                fetched = True
+                await self.source.fetch(branch.cid)
+            return b""
+
+        walk = self.reader.walk(cid, size, start, stop, leaf, window=lambda: SMALL_WINDOW)
         with suppress(IPFSStreamError):  # whoever reads on meets it again
-            async with aclosing(pieces):
-                async for _ in pieces:
+            async with aclosing(walk):
+                async for _ in walk:
                     pass
+        return fetched
 
     async def close(self) -> None:
         """End what is being fetched. Idempotent."""
@@ -107,21 +123,20 @@ class Reading:
         ahead: ReadAhead,
         cid: CID,
         size: int,
+        place: _Place,
         *,
         offset: int,
         stop: int,
-        run_bytes: int,
         open_ended: bool,
     ) -> None:
         self.cid = cid
-        self.size = size
         self.position = offset
         """Where the reader is in the file."""
-        self.run_bytes = run_bytes
-        """Bytes read in a row, by earlier reads that ended where this began, too."""
-        self.fetched = False
-        """Whether the last block came from a provider."""
+        self.provider: str | None = None
+        """Who gave the last block; None where it was here."""
         self._ahead = ahead
+        self._size = size
+        self._place = place
         self._stop = stop
         self._small = not open_ended and stop - offset <= SMALL_RANGE
         self._run: _Run | None = None
@@ -135,13 +150,14 @@ class Reading:
         if self._run is not None:
             await self._run.close()
         if self.position >= self._stop:
-            self._ahead.ended(self)
+            fetched = self.provider is not None
+            self._ahead.ended(self.cid, self._size, self.position, self._place, fetched=fetched)
 
     def window(self) -> int:
         """How many blocks may be under way."""
         if self._small:
             return SMALL_WINDOW
-        return next(blocks for after, blocks in WINDOW if self.run_bytes >= after)
+        return next(blocks for after, blocks in WINDOW if self._place.run_bytes >= after)
 
     async def leaf(self, branch: Branch) -> bytes:
         """The wanted bytes of a raw block."""
@@ -151,15 +167,20 @@ class Reading:
     async def _get(self, cid: CID, start: int, stop: int) -> bytes:
         source = self._ahead.source
         data = await source.get_local(cid, start, stop)
-        self.fetched = data is None
-        if data is None and self._run is not None and await self._run.arrival(cid):
+        if data is not None:
+            self.provider = None
+        elif self._run is not None and await self._run.arrival(cid):
             data = await source.get_local(cid, start, stop)
-        return (await source.fetch(cid))[start:stop] if data is None else data
+        if data is None:
+            fetched = await source.fetch(cid)
+            self.provider = fetched.provider
+            data = fetched.data[start:stop]
+        return data
 
     async def delivered(self, size: int) -> None:
         """The reader has taken so many bytes more."""
         self.position += size
-        self.run_bytes += size
+        self._place.run_bytes += size
         if self._run is not None:
             self._run.advance(self.position)
             if self._run.failed:
@@ -167,16 +188,17 @@ class Reading:
             if self._run.failed or self.position >= self._run.stop:
                 await self._run.close()
                 self._run = None
-        if self._run is None and self.fetched and self._runs_left and self.run_bytes >= RUN_AFTER:
+        if self._run is None and self.provider and self._runs_left and self._place.run_bytes >= RUN_AFTER:
             start = self.position + self.window() * self._leaf_bytes  # the blocks before it are under way
             if self._stop - start >= RUN_AFTER:
-                self._run = _Run(self._ahead.source, self.cid, start, min(self._stop, start + RUN_BYTES))
+                stop = min(self._stop, start + RUN_BYTES)
+                self._run = _Run(self._ahead.source, self.cid, start, stop, self.provider)
 
 
 class _Run:
     """One long answer: the blocks of bytes `start` to `stop` go to the keeper as they come."""
 
-    def __init__(self, source: FetchingSource, cid: CID, start: int, stop: int) -> None:
+    def __init__(self, source: FetchingSource, cid: CID, start: int, stop: int, provider: str) -> None:
         self.stop = stop
         self.failed = False
         self._source = source
@@ -186,14 +208,14 @@ class _Run:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._paused = False
-        self._task = asyncio.create_task(self._receive(cid), name=f"run of {cid}")
+        self._task = asyncio.create_task(self._receive(cid, provider), name=f"run of {cid}")
 
-    async def _receive(self, cid: CID) -> None:
-        blocks = self._source.retriever.run(cid, self._start, self.stop)
+    async def _receive(self, cid: CID, provider: str) -> None:
+        blocks = self._source.retriever.run(cid, self._start, self.stop, provider=provider)
         try:
             async with aclosing(blocks):
                 async for fetched in blocks:
-                    await self._source.keeper.keep(fetched.cid, fetched.data, fetched.provider)
+                    await self._source.keeper.keep(fetched)
                     self._received += len(fetched.data)
                     self._tell()
                     await self._wait_for_reader()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.cid import CID
@@ -13,7 +13,7 @@ from ipfs_stream_nb.content.store_source import StoreSource, StoreThreads
 from ipfs_stream_nb.errors import CorruptContentError, IPFSStreamError, NotFoundError
 
 if TYPE_CHECKING:
-    from ipfs_stream_nb.content.retrieval.retriever import Retriever
+    from ipfs_stream_nb.content.retrieval.retriever import Fetched, Retriever
 
 RECENT_BYTES: Final = 16 * 1024 * 1024
 """Fetched blocks that are kept in memory, for whoever asked for them ahead."""
@@ -23,12 +23,6 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 """Fetched blocks that are written in one commit."""
 
 _log = logging.getLogger("ipfs_stream_nb.retrieval")
-
-
-class _Kept(NamedTuple):
-    cid: CID
-    data: bytes
-    provider: str
 
 
 class Keeper:
@@ -42,9 +36,9 @@ class Keeper:
         self._store = store
         self._executor = executor
         self._write = write
-        self._recent: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._recent: OrderedDict[bytes, Fetched] = OrderedDict()
         self._recent_bytes = 0
-        self._waiting: dict[bytes, _Kept] = {}
+        self._waiting: dict[bytes, Fetched] = {}
         self._waiting_bytes = 0
         self._writing: asyncio.Task[None] | None = None
         self._written = asyncio.Event()
@@ -55,18 +49,18 @@ class Keeper:
         kept = self._recent.get(key) or self._waiting.get(key)
         return None if kept is None else kept.data
 
-    async def keep(self, cid: CID, data: bytes, provider: str) -> None:
+    async def keep(self, block: Fetched) -> None:
         """Take a verified block; waits while too many wait to be written."""
-        kept, key = _Kept(cid, data, provider), cid.multihash
+        key = block.cid.multihash
         if key not in self._recent:
-            self._recent[key] = kept
-            self._recent_bytes += len(data)
+            self._recent[key] = block
+            self._recent_bytes += len(block.data)
             while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
                 self._recent_bytes -= len(self._recent.popitem(last=False)[1].data)
         if not self._write or key in self._waiting:
             return
-        self._waiting[key] = kept
-        self._waiting_bytes += len(data)
+        self._waiting[key] = block
+        self._waiting_bytes += len(block.data)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_all(), name="keep fetched blocks")
         while self._waiting_bytes > WAITING_BYTES:
@@ -89,9 +83,9 @@ class Keeper:
                 self._waiting_bytes -= len(kept.data)
             self._written.set()
 
-    def _next_batch(self) -> list[_Kept]:
+    def _next_batch(self) -> list[Fetched]:
         """Blocks of one provider, of at most BATCH_BYTES unless one alone has more."""
-        batch: list[_Kept] = []
+        batch: list[Fetched] = []
         size = 0
         for kept in self._waiting.values():
             if batch and (kept.provider != batch[0].provider or size + len(kept.data) > BATCH_BYTES):
@@ -122,12 +116,13 @@ class FetchingSource:
         self.retriever = retriever
         self.keeper = Keeper(store, executor, write=keep)
         self._store = store
+        self._executor = executor
         self._local = StoreSource(store, executor)
 
     async def get(self, cid: CID, start: int = 0, stop: int | None = None) -> bytes:
         """A verified block, or a slice of it. Raises NotFoundError, RetrievalError, RetrievalTimeoutError."""
         data = await self.get_local(cid, start, stop)
-        return (await self.fetch(cid))[start:stop] if data is None else data
+        return (await self.fetch(cid)).data[start:stop] if data is None else data
 
     async def get_local(self, cid: CID, start: int = 0, stop: int | None = None) -> bytes | None:
         """The same from the store or from memory; None where it is in neither, or damaged."""
@@ -139,11 +134,18 @@ class FetchingSource:
         self._store.touch((cid,))
         return data
 
-    async def fetch(self, cid: CID) -> bytes:
+    async def has(self, cid: CID) -> bool:
+        """Whether the block is in the store or in memory."""
+        if self.keeper.get(cid) is not None:
+            return True
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._store.has, cid)
+
+    async def fetch(self, cid: CID) -> Fetched:
         """A verified block from a provider."""
         fetched = await self.retriever.get(cid)
-        await self.keeper.keep(cid, fetched.data, fetched.provider)
-        return fetched.data
+        await self.keeper.keep(fetched)
+        return fetched
 
     async def size(self, cid: CID) -> int:
         """A block's length in bytes; where it is not here it is fetched."""

@@ -1,0 +1,124 @@
+"""How far is read ahead: little at first and after a seek, more as reading goes on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ipfs_stream_nb.content.blocks import BlockStore
+from ipfs_stream_nb.content.reading import ReadingNode
+from ipfs_stream_nb.content.retrieval import ahead
+from ipfs_stream_nb.content.retrieval.retriever import Retriever
+from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
+from providers import StoreProvider
+
+LEAF = 256 * 1024
+SETTINGS = RetrievalSettings(gateways=(), routers=())
+
+
+def open_near(path, *providers):
+    return ReadingNode(BlockStore.open(path / "near", min_free=0), Retriever(providers, SETTINGS))
+
+
+async def test_the_first_block_is_fetched_alone(tmp_path, far, content):
+    """Whoever reads the beginning of an open range and stops has caused one leaf and its root."""
+    cid, data = content
+    provider = StoreProvider(far)
+    async with open_near(tmp_path, provider) as node:
+        pieces = node.cat(cid)
+        assert await anext(pieces) == data[:LEAF]
+        await pieces.aclose()
+    assert len(provider.asked) <= 3
+
+
+async def test_a_player_that_seeks_costs_what_it_reads(tmp_path, far, content):
+    """Head, tail, middle: each place costs its own blocks and the next one at most."""
+    cid, data = content
+    provider = StoreProvider(far)
+    async with open_near(tmp_path, provider) as node:
+        for place in (0, len(data) - 100_000, 9_000_000):
+            pieces = node.cat(cid, place)
+            assert (await anext(pieces))[:100] == data[place : place + 100]
+            await pieces.aclose()
+    assert len(provider.asked) <= 1 + 3 * 2
+
+
+async def test_long_reading_becomes_a_run(tmp_path, far, content):
+    """After some MiB in a row the next stretch is asked for at once, and no block of it twice."""
+    cid, data = content
+    provider = StoreProvider(far, runs=True)
+    async with open_near(tmp_path, provider) as node:
+        assert b"".join([piece async for piece in node.cat(cid)]) == data
+    assert len(provider.run_ranges) == 1
+    start, stop = provider.run_ranges[0]
+    assert stop == len(data)
+    assert len(provider.asked) <= 1 + -(-start // LEAF) + ahead.WINDOW[0][1]
+
+
+async def test_a_run_that_breaks_off_is_replaced_by_blocks(tmp_path, far, content):
+    """Wrong bytes inside of a run are not delivered; the rest comes block by block or by another run."""
+    cid, data = content
+    seen = 0
+
+    def fault(_cid, block):
+        nonlocal seen
+        seen += 1
+        return bytes(len(block)) if seen == 30 else block
+
+    bad = StoreProvider(far, runs=True, fault=fault, name="bad")
+    async with open_near(tmp_path, bad, StoreProvider(far, runs=True, name="good")) as node:
+        assert b"".join([piece async for piece in node.cat(cid)]) == data
+
+
+async def test_a_run_waits_for_its_reader(tmp_path, far, content):
+    """A reader that stops taking pieces is followed by a bounded number of bytes."""
+    cid, _ = content
+    provider = StoreProvider(far, runs=True)
+    async with open_near(tmp_path, provider) as node:
+        pieces = node.cat(cid)
+        taken = 0
+        while not provider.run_ranges:
+            taken += len(await anext(pieces))
+        run = asyncio.all_tasks()
+        (task,) = [task for task in run if task.get_name().startswith("run of")]
+        before = -1
+        while provider.bytes != before:  # until nothing more comes
+            before = provider.bytes
+            for _ in range(200):
+                await asyncio.sleep(0)
+            await asyncio.wait([task], timeout=0.05)
+        assert not task.done()
+        assert provider.bytes <= taken + ahead.RUN_AHEAD + 12 * LEAF
+        await pieces.aclose()
+        assert task.done()
+
+
+async def test_short_reads_in_a_row_are_fetched_ahead(tmp_path, far, content):
+    """A reader that takes ranges one after the other finds the next ones fetched; a seek drops that."""
+    cid, data = content
+    provider = StoreProvider(far)
+    async with open_near(tmp_path, provider) as node:
+        at = 0
+        while at < 4_000_000:
+            assert await node.read(cid, at, 65_536) == data[at : at + 65_536]
+            at += 65_536
+        (task,) = [task for task in asyncio.all_tasks() if task.get_name().startswith("read ahead")]
+        await task
+        asked = len(provider.asked)
+        assert await node.read(cid, at, 65_536) == data[at : at + 65_536]
+        assert len(provider.asked) == asked
+        await node.read(cid, 15_000_000, 10)
+        assert not [
+            task
+            for task in asyncio.all_tasks()
+            if task.get_name().startswith("read ahead") and not task.cancelling()
+        ]
+
+
+async def test_random_reads_are_not_followed(tmp_path, far, content):
+    """Ranges that do not join cost no block that nobody asked for."""
+    cid, data = content
+    provider = StoreProvider(far)
+    async with open_near(tmp_path, provider) as node:
+        for place in range(300_000, 19_000_000, 1_000_000):
+            assert await node.read(cid, place, 1000) == data[place : place + 1000]
+        assert len(provider.asked) <= 1 + 19 * 2

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ipfs_stream_nb.content.blocks import BlockStore, cache, gc, pins
+from ipfs_stream_nb.content.blocks import BlockStore, cache, gc, pins, walk
 from ipfs_stream_nb.content.cid import CID, IDENTITY, RAW
 from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
 from ipfs_stream_nb.errors import (
@@ -143,8 +143,9 @@ def test_adding_takes_a_block_out_of_the_cache(small, how) -> None:
     elif how == "transfer":
         transfer.put(made.blocks)
     elif how == "keep":
-        other = block(7)[0]
-        assert transfer.keep([other, *(cid for cid, _ in made.blocks)]) == [other]
+        other = block(70)[0]
+        transfer.put(made.blocks[:1])
+        assert transfer.keep([other, *(cid for cid, _ in made.blocks[1:])]) == [other]
     else:
         add(small, made)
     assert cached_keys(small) == []
@@ -204,36 +205,44 @@ def test_without_a_cache_a_pin_writes_once(store, monkeypatch) -> None:
     store.touch([made.root])
 
 
-def test_an_eviction_between_finding_and_pinning(small, monkeypatch) -> None:
+@pytest.mark.parametrize("how", ["pin", "commit"])
+@pytest.mark.parametrize("moment", ["a part, once found", "all, once found", "a part, when looked at"])
+def test_an_eviction_between_finding_and_pinning(small, monkeypatch, moment, how) -> None:
     """The pin fails, naming the block; nothing is pinned, and it can be tried again."""
     made = tree(1, 4_000)
     small.cache(made.blocks, PEER)
-    take = pins._take
+    env = small._env
 
-    def evicted_first(env, walk, keys) -> None:
-        small.cache([block(seed) for seed in range(8)], PEER)
-        take(env, walk, keys)
+    def evict() -> None:
+        if "all" in moment:
+            with BlockStore.open(small.path, quota=20_500, min_free=0) as other:
+                other.put(*block(1, 20_500))
+            assert cached_keys(small) == []
+        else:
+            small.cache([block(seed) for seed in range(8)], PEER)
 
-    for evict_all in (False, True):
-        with monkeypatch.context() as patch:
-            patch.setattr(pins, "_take", evicted_first)
-            if evict_all:  # by an add, so that the cache is empty afterwards
-                patch.setattr(
-                    pins, "_take", lambda *a: (_fill(small.path), cached_keys(small) == [] and take(*a))
-                )
-            with pytest.raises(RetrievalError, match="taken out of the store while it was being pinned"):
-                small.pin(made.root)
-        assert small.pins() == []
-        small.gc()
-        small.cache(made.blocks, PEER)
+    class Walk(walk.Walk):
+        def add(self, *arguments, **options) -> None:
+            super().add(*arguments, **options)
+            evict()
+
+    def update(*arguments):
+        patch.undo()
+        evict()
+        return env.update(*arguments)
+
+    with monkeypatch.context() as patch, small.transfer() as transfer:
+        if "found" in moment:
+            patch.setattr(pins, "Walk", Walk)
+        else:
+            patch.setattr(env, "update", update)
+        with pytest.raises(RetrievalError, match="taken out of the store while it was being pinned"):
+            small.pin(made.root) if how == "pin" else transfer.commit(made.root)
+    assert small.pins() == []
+    small.gc()
+    small.cache(made.blocks, PEER)
     small.pin(made.root)
     assert reachable(small, [made.root]) == keys_of(made)
-
-
-def _fill(path) -> None:
-    """Add so much that nothing of a cache is left."""
-    with BlockStore.open(path, quota=21_000, min_free=0) as store:
-        store.put(*block(1, 20_500))
 
 
 def test_nothing_is_evicted_from_a_tree_that_is_being_hashed(small, monkeypatch) -> None:

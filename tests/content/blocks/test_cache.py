@@ -144,8 +144,8 @@ def test_adding_takes_a_block_out_of_the_cache(small, how) -> None:
         transfer.put(made.blocks)
     elif how == "keep":
         other = block(70)[0]
-        transfer.put(made.blocks[:1])
-        assert transfer.keep([other, *(cid for cid, _ in made.blocks[1:])]) == [other]
+        transfer.put(made.blocks[-1:])
+        assert transfer.keep([other, *(cid for cid, _ in made.blocks[:-1])]) == [other]
     else:
         add(small, made)
     assert cached_keys(small) == []

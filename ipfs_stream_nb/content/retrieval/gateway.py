@@ -13,7 +13,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 
@@ -89,18 +89,22 @@ class TrustlessGateway:
                     f"it answers with {response.content_length:,} bytes, too many for a block"
                 )
             data = bytearray()
-            async for piece in self._pieces(response):
-                data += piece
-                if len(data) > MAX_BLOCK:
-                    raise RetrievalError(f"it answers with over {MAX_BLOCK:,} bytes, too many for a block")
+            async with aclosing(self._pieces(response)) as pieces:
+                async for piece in pieces:
+                    data += piece
+                    if len(data) > MAX_BLOCK:
+                        raise RetrievalError(
+                            f"it answers with over {MAX_BLOCK:,} bytes, too many for a block"
+                        )
             return bytes(data)
 
     async def run(self, cid: CID, start: int, stop: int) -> AsyncGenerator[CarBlock, None]:
         """The blocks of bytes `start` to `stop` of a file, as they arrive. Raises as Provider.get does."""
         params = {"format": "car", "dag-scope": "entity", "entity-bytes": f"{start}:{stop - 1}"}
         decoder = CarDecoder()
-        async with self._request(cid, params, {"Accept": _CAR}) as response:
-            async for piece in self._pieces(response):
+        request = self._request(cid, params, {"Accept": _CAR})
+        async with request as response, aclosing(self._pieces(response)) as pieces:
+            async for piece in pieces:
                 try:
                     blocks = decoder.feed(piece)
                 except TooLargeError as error:

@@ -1,0 +1,87 @@
+"""What is known of a provider, and what follows from it."""
+
+from __future__ import annotations
+
+from ipfs_stream_nb.content.retrieval import health
+from ipfs_stream_nb.content.retrieval.health import Health
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_quicker_one_is_asked_first():
+    """The score is the median latency; an untried one stands between quick and slow ones."""
+    quick, slow, untried = Health(), Health(), Health()
+    for seconds in (0.1, 0.2, 9.0):
+        quick.answered(seconds)
+    slow.overtaken(2.0)
+    assert [quick.score, slow.score] == [0.2, 2.0]
+    assert quick.score < untried.score < slow.score
+
+
+def test_failures_in_a_row_sink_it_and_then_it_rests():
+    """Each failure counts until an answer comes; the rest grows with each repetition."""
+    clock = Clock()
+    one = Health(clock)
+    for _ in range(health.MAX_FAILURES):
+        assert one.resting == 0
+        one.failure("HTTP 500")
+    assert one.resting == health.REST_SECONDS
+    clock.now += health.REST_SECONDS
+    assert one.resting == 0
+    one.failure("HTTP 500")
+    assert one.resting == 2 * health.REST_SECONDS
+    clock.now += 1000
+    one.answered(0.1)
+    assert one.score == 0.1
+    one.failure("no route", unreachable=True)
+    assert one.resting == health.REST_SECONDS
+
+
+def test_rests_are_bounded():
+    """However often it fails, it is tried again after some minutes."""
+    clock = Clock()
+    one = Health(clock)
+    for _ in range(20):
+        one.failure("gone", unreachable=True)
+        assert 0 < one.resting <= health.MAX_REST_SECONDS
+        clock.now += one.resting
+
+
+def test_wrong_bytes_cost_a_long_rest():
+    """Whoever sends other bytes than were asked for is left alone."""
+    clock = Clock()
+    one = Health(clock)
+    one.wrong_bytes("does not hash")
+    assert one.resting == health.CORRUPT_SECONDS
+    assert one.describe()["state"] == "resting"
+    assert one.describe()["corrupt"] == 1
+
+
+def test_it_rests_as_long_as_it_asks_for():
+    """Retry-After is kept to."""
+    one = Health(Clock())
+    one.busy("HTTP 429", 42)
+    assert one.resting == 42
+
+
+def test_what_it_does_not_have_is_no_failure():
+    """Saying no is an answer."""
+    one = Health()
+    one.failure("late")
+    one.has_not()
+    assert one.score == health.UNTRIED_SECONDS
+    assert one.describe()["missing"] == 1
+
+
+def test_it_is_described_for_people():
+    """State, latency in milliseconds, and the reason for as long as it matters."""
+    one = Health(Clock())
+    assert one.describe()["state"] == "untried"
+    one.answered(0.25)
+    told = one.describe()
+    assert (told["state"], told["latency_ms"], told["ok"], told["reason"]) == ("ok", 250.0, 1, "")

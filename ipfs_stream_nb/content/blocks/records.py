@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from ipfs_stream_nb.content.blocks.leases import OWNER_BYTES, pack_cids, unpack_cids
@@ -36,7 +36,7 @@ class _Counters:
 
     def save(self, txn: Txn, meta: Database) -> None:
         """Write the counters."""
-        txn.put(self.KEY, _COUNTERS.pack(*(getattr(self, name) for name in self.__slots__)), db=meta)
+        txn.put(self.KEY, _COUNTERS.pack(*(getattr(self, field.name) for field in fields(self))), db=meta)
 
 
 @dataclass(slots=True)

@@ -12,12 +12,8 @@ import pytest
 from fault_proxy import Fault, FaultProxy
 from ipfs_stream_nb.content.cid import CID, RAW
 from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
-from ipfs_stream_nb.content.retrieval.gateway import (
-    MAX_RETRY_AFTER,
-    GlobalResolver,
-    TrustlessGateway,
-    is_inner,
-)
+from ipfs_stream_nb.content.retrieval.gateway import TrustlessGateway
+from ipfs_stream_nb.content.retrieval.http import MAX_RETRY_AFTER, GlobalResolver, is_inner
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
     BusyError,

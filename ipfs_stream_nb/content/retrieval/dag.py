@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 AT_ONCE: Final = 8
 """Blocks that are fetched at once."""
+KEPT_AT_ONCE: Final = 1024
+"""Leaves that are looked for in the store at once."""
 
 
 class _Link(NamedTuple):
@@ -56,7 +58,6 @@ class DagFetch:
         Raises NotFoundError where nobody has the root, RetrievalError naming a block that cannot be had, and
         TooLargeError for a tree over `walk.MAX_BLOCKS`.
         """
-        loop = asyncio.get_running_loop()
         transfer = self._store.transfer()
         try:
             leaves = await self._fetch_inner(root, transfer)
@@ -64,11 +65,25 @@ class DagFetch:
             if None not in sizes:
                 below = sum(size or 0 for size in sizes)
                 self._total = (self._blocks + len(leaves), self._bytes + below)
-            await _each(leaves, partial(self._fetch_leaf, transfer))
+            for at in range(0, len(leaves), KEPT_AT_ONCE):
+                some = leaves[at : at + KEPT_AT_ONCE]
+                missing = await self._keep(transfer, [leaf.cid for leaf in some])
+                for leaf in some:
+                    if leaf.cid not in missing:
+                        self._count(leaf.size or 0)
+                await _each(missing, partial(self._fetch, transfer))
             await self._write(transfer)
             return await then()
         finally:
-            await asyncio.shield(loop.run_in_executor(self._executor.commits, transfer.abort))
+            await asyncio.shield(self._end(transfer))
+
+    async def _end(self, transfer: Transfer) -> None:
+        """Write what was fetched, so that another try goes on from there, and let go of it."""
+        try:
+            await self._write(transfer)
+        finally:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor.commits, transfer.abort)
 
     async def _fetch_inner(self, root: CID, transfer: Transfer) -> list[_Link]:
         """Fetch what may have links, level by level; gives the leaves."""
@@ -78,7 +93,7 @@ class DagFetch:
         links = [_Link(root, None)]
 
         async def visit(cid: CID) -> None:
-            for link in await self._links(cid, await self._fetch(cid, transfer)):
+            for link in await self._links(cid, await self._block(transfer, cid)):
                 key = link.cid.multihash
                 if key not in met and not link.cid.is_identity:
                     met.add(key)
@@ -90,6 +105,7 @@ class DagFetch:
             level = [link.cid for link in links if link.cid.codec in {DAG_PB, DAG_CBOR}]
             leaves += [link for link in links if link.cid.codec not in {DAG_PB, DAG_CBOR}]
             links = []
+            await self._keep(transfer, level)
             await _each(level, visit)
         return leaves
 
@@ -99,20 +115,21 @@ class DagFetch:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, _sized_links, cid, block)
 
-    async def _fetch(self, cid: CID, transfer: Transfer) -> bytes:
-        """A block from here or from a provider, which is then written."""
+    async def _keep(self, transfer: Transfer, cids: list[CID]) -> set[CID]:
+        """Keep those that are here from eviction until the end; gives the others."""
+        loop = asyncio.get_running_loop()
+        return set(await loop.run_in_executor(self._executor.commits, transfer.keep, cids))
+
+    async def _block(self, transfer: Transfer, cid: CID) -> bytes:
+        """A block from here or from a provider."""
         data = await self._source.get_local(cid)
         if data is None:
-            data = await self._fetch_missing(cid, transfer)
+            return await self._fetch(transfer, cid)
         self._count(len(data))
         return data
 
-    async def _fetch_leaf(self, transfer: Transfer, leaf: _Link) -> None:
-        loop = asyncio.get_running_loop()
-        size = await loop.run_in_executor(self._executor, self._store.size, leaf.cid)
-        self._count(len(await self._fetch_missing(leaf.cid, transfer)) if size is None else size)
-
-    async def _fetch_missing(self, cid: CID, transfer: Transfer) -> bytes:
+    async def _fetch(self, transfer: Transfer, cid: CID) -> bytes:
+        """A block from a provider, on its way into the store."""
         try:
             fetched = await self._source.retriever.get(cid)
         except NotFoundError as error:
@@ -123,6 +140,7 @@ class DagFetch:
         self._batch_bytes += len(fetched.data)
         if self._batch_bytes >= BATCH_BYTES:
             await self._write(transfer)
+        self._count(len(fetched.data))
         return fetched.data
 
     def _count(self, size: int) -> None:

@@ -1,0 +1,65 @@
+"""A Kubo daemon as a provider of blocks: what it holds at once, and what it finds on its network."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+
+from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.kubo.flatfs import FlatFS
+from ipfs_stream_nb.content.kubo.rpc import KuboRPC
+from ipfs_stream_nb.content.retrieval.provider import ProviderKind
+from ipfs_stream_nb.errors import IPFSStreamError, NotFoundError
+
+
+class KuboProvider:
+    """A Provider over the RPC, and over the daemon's block files where they are on this machine."""
+
+    kind: ProviderKind = "kubo"
+
+    def __init__(self, rpc: KuboRPC, executor: Executor | None = None) -> None:
+        """Files are read on `executor`; None: the event loop's own. The provider closes `rpc`."""
+        self.name = rpc.address.name
+        self.near = True
+        self._rpc = rpc
+        self._executor = executor
+        self._files: FlatFS | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    async def get(self, cid: CID) -> bytes:
+        """The block, which the daemon may have to look for on its network. Raises as Provider.get does."""
+        return await self._rpc.block_get(cid)
+
+    async def get_held(self, cid: CID) -> bytes | None:
+        """The block where the daemon holds it itself."""
+        if self._rpc.near and self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="look for Kubo's block files")
+        if self._files is not None:
+            loop = asyncio.get_running_loop()
+            block = await loop.run_in_executor(self._executor, self._files.read, cid)
+            if block is not None:
+                return block
+        try:
+            return await self._rpc.block_get(cid, offline=True)
+        except NotFoundError:
+            return None
+
+    async def _look(self) -> None:
+        try:
+            peer_id, stat = await self._rpc.id(), await self._rpc.repo_stat()
+        except IPFSStreamError:
+            self._looking = None  # the next block is a new chance
+            return
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, FlatFS.of_daemon, str(stat.get("RepoPath")), peer_id)
+        self._files = found
+
+    def run(self, _cid: CID, _start: int, _stop: int) -> None:
+        """None: the RPC gives whole DAGs, or single blocks."""
+
+    async def close(self) -> None:
+        """Close the RPC. Idempotent."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        await self._rpc.close()

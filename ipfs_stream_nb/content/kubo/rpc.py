@@ -1,0 +1,240 @@
+"""`KuboRPC`: what is asked of a Kubo daemon, with its units and shapes turned into plain ones."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import statistics
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
+from typing import Any, Final
+
+from ipfs_stream_nb.content.cid import CID, BytesLike
+from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
+from ipfs_stream_nb.content.kubo.transport import MIN_VERSION, SLOW_TIMEOUT, KuboTransport, Options
+from ipfs_stream_nb.errors import NotFoundError, RetrievalError
+
+BLOCK_TIMEOUT: Final = 30
+"""Seconds that a daemon may look for a block on its network."""
+PING_TIMEOUT: Final = 10.0
+"""Seconds without an answer to a ping."""
+QUERY_ERROR: Final = 3
+PROVIDER: Final = 4
+VALUE: Final = 5
+"""Kinds of events in the answers of routing commands."""
+_GO_UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+_GO_PART: Final = re.compile(r"([0-9]*\.?[0-9]+)(h|ms|m|s|µs|us|ns)")
+
+
+def go_seconds(text: str) -> float | None:
+    """Seconds of a duration as Go prints it ("1m2.5s", "12.3ms"); None for what is none ("n/a")."""
+    parts = _GO_PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text.lstrip("-+"):
+        return None
+    return sum(float(number) * _GO_UNITS[unit] for number, unit in parts)
+
+
+class KuboRPC(KuboTransport):
+    """Commands of the RPC. Errors are those of KuboTransport.request."""
+
+    async def version(self) -> str:
+        """The daemon's version, such as "0.43.1"."""
+        found = await self.json("version")
+        if not isinstance(found, dict) or "Version" not in found:
+            raise RetrievalError(f"what answers at {self.address.url} is no Kubo daemon: it tells no version")
+        return str(found["Version"])
+
+    async def check(self) -> str:
+        """The version. Raises RetrievalError for a daemon that is too old."""
+        version = await self.version()
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if numbers < MIN_VERSION:
+            oldest = ".".join(str(part) for part in MIN_VERSION)
+            raise RetrievalError(
+                f"{self.address.name} has version {version}, and {oldest} or newer is needed"
+            )
+        return version
+
+    async def id(self) -> str:
+        """The daemon's own peer id."""
+        return str((await self.json("id"))["ID"])
+
+    # -- blocks
+
+    async def block_get(self, cid: CID, *, offline: bool = False, patience: int = BLOCK_TIMEOUT) -> bytes:
+        """A block, not verified: with `offline` only where the daemon has it, else after at most `patience` seconds.
+
+        Raises NotFoundError and RetrievalTimeoutError.
+        """
+        options = {"offline": True} if offline else {"timeout": f"{patience}s"}
+        async with self.request("block/get", str(cid), options=options, silence=patience + 5) as response:
+            if (response.content_length or 0) > MAX_BLOCK:
+                raise RetrievalError(
+                    f"{self.address.name} gives {response.content_length:,} bytes for a block"
+                )
+            data = await response.content.read(MAX_BLOCK + 1)
+            while not response.content.at_eof() and len(data) <= MAX_BLOCK:
+                data += await response.content.read(MAX_BLOCK + 1 - len(data))
+            return data
+
+    async def block_put(self, data: BytesLike, *, codec: str) -> str:
+        """Store a block; its CIDv1 with sha2-256."""
+
+        async def source() -> AsyncGenerator[BytesLike, None]:
+            yield data
+
+        options: Options = {"cid-codec": codec, "mhtype": "sha2-256", "allow-big-block": True}
+        async with aclosing(source()) as body:
+            async for line in self.upload("block/put", source=body, options=options):
+                return str(line["Key"])
+        raise RetrievalError(f"{self.address.name} did not say that it has stored the block")
+
+    async def block_has(self, cid: CID) -> bool:
+        """Whether the daemon holds the block itself."""
+        try:
+            await self.json("block/stat", str(cid), offline=True)
+        except NotFoundError:
+            return False
+        return True
+
+    # -- pins and the repo
+
+    async def pin_add(self, cid: CID, name: str) -> AsyncGenerator[int, None]:
+        """Pin recursively: the number of blocks that were gone through, growing. Ends once it is pinned."""
+        pinned = False
+        options = {"recursive": True, "progress": True, "name": name or None}
+        lines = self.lines("pin/add", str(cid), options=options, silence=SLOW_TIMEOUT)
+        async with aclosing(lines):
+            async for line in lines:
+                if line.get("Pins"):
+                    pinned = True
+                else:
+                    yield int(line.get("Progress") or 0)
+        if not pinned:
+            raise RetrievalError(f"{self.address.name} could not pin {cid}: a part of it cannot be found")
+
+    async def pin_rm(self, cid: CID) -> None:
+        """Unpin. Raises NotFoundError."""
+        await self.json("pin/rm", str(cid))
+
+    async def pin_ls(self) -> AsyncGenerator[tuple[str, str], None]:
+        """The recursive pins: CID and name."""
+        lines = self.lines("pin/ls", options={"type": "recursive", "names": True, "stream": True})
+        async with aclosing(lines):
+            async for line in lines:
+                yield str(line["Cid"]), str(line.get("Name") or "")
+
+    async def repo_stat(self) -> dict[str, Any]:
+        """RepoSize, StorageMax (bytes), NumObjects, RepoPath, Version."""
+        return dict(await self.json("repo/stat"))
+
+    async def repo_gc(self) -> int:
+        """Collect garbage: how many blocks went."""
+        count = 0
+        async with aclosing(self.lines("repo/gc", silence=SLOW_TIMEOUT)) as lines:
+            async for line in lines:
+                if line.get("Error"):
+                    raise RetrievalError(f"{self.address.name}, repo/gc: {line['Error']}")
+                count += 1
+        return count
+
+    # -- peers
+
+    async def swarm_peers(self) -> list[dict[str, Any]]:
+        """Connected peers: `peer` id, `address`, `latency` in seconds (None where it is not known)."""
+        found = await self.json("swarm/peers", latency=True)
+        return [
+            {
+                "peer": str(entry.get("Peer")),
+                "address": str(entry.get("Addr")),
+                "latency": go_seconds(str(entry.get("Latency") or "")),
+            }
+            for entry in (found.get("Peers") or [])
+        ]
+
+    async def ping(self, peer: str, *, count: int = 1, silence: float = PING_TIMEOUT) -> float:
+        """Seconds to a peer and back: the median of `count` pings. Raises RetrievalError for one that is not there."""
+        times = []
+        lines = self.lines("ping", peer, options={"count": count}, silence=silence)
+        async with aclosing(lines):
+            async for line in lines:
+                if line.get("Success") and line.get("Time"):
+                    times.append(line["Time"] / 1e9)  # nanoseconds
+                elif not line.get("Success"):
+                    raise RetrievalError(f"{self.address.name} cannot ping {peer}: {line.get('Text')}")
+        if not times:
+            raise RetrievalError(f"{peer} did not answer a ping")
+        return float(statistics.median(times))
+
+    async def peering_add(self, address: str) -> None:
+        """Keep a connection to a peer (a multiaddr with /p2p/…), until the daemon ends."""
+        await self.json("swarm/peering/add", address)
+
+    async def peering_rm(self, peer: str) -> None:
+        """Undo peering_add."""
+        await self.json("swarm/peering/rm", peer)
+
+    async def peering_ls(self) -> list[str]:
+        """The ids of the peers that are kept."""
+        return [str(entry["ID"]) for entry in (await self.json("swarm/peering/ls")).get("Peers") or []]
+
+    # -- configuration
+
+    async def config(self, key: str | None = None) -> Any:
+        """The configuration, or one value of it ("Peering.Peers")."""
+        if key is None:
+            return await self.json("config/show")
+        return (await self.json("config", key))["Value"]
+
+    async def set_config(self, key: str, value: Any) -> None:
+        """Set one value, for good; it holds from the daemon's next start on."""
+        await self.json("config", key, json.dumps(value), json=True)
+
+    # -- routing and names
+
+    async def provide(self, cid: CID) -> None:
+        """Announce that this daemon has a root. Raises RetrievalError where it has no routing or no peers."""
+        async with aclosing(self.lines("routing/provide", str(cid), silence=SLOW_TIMEOUT)) as lines:
+            async for line in lines:
+                if line.get("Extra") and line.get("Type") == QUERY_ERROR:
+                    raise RetrievalError(f"{self.address.name}, routing/provide: {line['Extra']}")
+
+    async def find_providers(self, cid: CID, *, count: int = 20) -> list[str]:
+        """Ids of peers that say they have a root."""
+        found: dict[str, None] = {}
+        lines = self.lines("routing/findprovs", str(cid), options={"num-providers": count})
+        async with aclosing(lines):
+            async for line in lines:
+                if line.get("Type") == PROVIDER:
+                    found.update({str(entry["ID"]): None for entry in line.get("Responses") or []})
+        return list(found)
+
+    async def bitswap_stat(self) -> dict[str, Any]:
+        """Counters of the exchange: BlocksReceived, DataReceived, DupDataReceived, BlocksSent, …"""
+        return dict(await self.json("bitswap/stat"))
+
+    async def name_resolve(self, name: str) -> str:
+        """What an IPNS or DNSLink name stands for: "/ipfs/…". Raises NotFoundError."""
+        return str((await self.json("name/resolve", name, recursive=True))["Path"])
+
+    async def routing_get(self, key: str) -> bytes:
+        """The value of a routing key: an IPNS record for "/ipns/…"."""
+        async with aclosing(self.lines("routing/get", key)) as lines:
+            async for line in lines:
+                if line.get("Type") == VALUE:
+                    return base64.b64decode(line["Extra"])
+        raise NotFoundError(f"{self.address.name} finds nothing at {key}")
+
+    # -- DAGs
+
+    def dag_import(
+        self, source: AsyncIterable[BytesLike], *, pin: bool
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Store a CAR. Lines: {"Root": {"Cid", "PinErrorMsg"}} for each root, {"Stats": …} at the end."""
+        options = {"pin-roots": pin, "stats": True, "allow-big-block": True}
+        return self.upload("dag/import", source=source, options=options)
+
+    def dag_export(self, cid: CID) -> AsyncGenerator[bytes, None]:
+        """A CARv1 of a whole DAG, not verified."""
+        return self.stream("dag/export", str(cid), options={"progress": False}, silence=SLOW_TIMEOUT)

@@ -30,9 +30,6 @@ from ipfs_stream_nb.errors import (
 MAX_REDIRECTS: Final = 5
 MAX_RETRY_AFTER: Final = 600.0
 """Seconds that a service may ask to be left alone for."""
-IPNS_RECORD: Final = "application/vnd.ipfs.ipns-record"
-MAX_IPNS_RECORD: Final = 10 * 1024
-"""Bytes of a signed record (https://specs.ipfs.tech/ipns/ipns-record/#record-size-limit)."""
 _GONE: Final = {404, 410}
 _BUSY: Final = {429, 503}
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ipfs_stream_nb.clients.content import AsyncClient
-from ipfs_stream_nb.clients.embedded import open_standalone
+from ipfs_stream_nb.clients.direct import DirectNode
+from ipfs_stream_nb.clients.embedded import start_standalone
 from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.results import hinted
@@ -22,10 +23,13 @@ from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.blocks.filesystems import default_repo
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.content.nodes import NODE_KINDS, NodeKind
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, RetrievalTimeoutError
 
 HEALTH_TIMEOUT: Final = 5.0
 """Seconds that a server has to say that it is there; one that is busy starting its store takes one or two."""
+START_TIMEOUT: Final = 30.0
+"""The same for a server of our own, which may have a large store to open, or a Kubo daemon to wait for."""
 
 StrPath = str | os.PathLike[str]
 
@@ -33,11 +37,21 @@ StrPath = str | os.PathLike[str]
 _sessions: Shared[Session] = Shared(Session.close)
 
 
-def _client(url: str | None, token: str | None, repo: Path | None) -> Client:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What `connect` was asked for, once it is found to make sense."""
+
+    url: str | None
+    token: str | None
+    repo: Path | None
+    node: NodeKind
+    default: Path
+    """The place of the default repo: it can change with the environment, and then it is another connection."""
+
+
+def _client(wish: Wish) -> Client:
     """A client on the connection that the same arguments have, opened for the first of them."""
-    opener = partial(open_client, url, token, repo, partial(_client, url, token, repo))
-    # the place of the default repo belongs to the key: it can change with the environment
-    return Client(_sessions.take((url, token, repo, default_repo()), partial(Session, opener), _answers))
+    return Client(_sessions.take(wish, partial(Session, partial(open_client, wish)), _answers))
 
 
 def _answers(session: Session) -> bool:
@@ -50,7 +64,13 @@ def _answers(session: Session) -> bool:
 
 
 @hinted
-def connect(url: str | None = None, token: str | None = None, *, repo: StrPath | None = None) -> Client:
+def connect(
+    url: str | None = None,
+    token: str | None = None,
+    *,
+    repo: StrPath | None = None,
+    node: NodeKind | None = None,
+) -> Client:
     """Connect to content by CID, with nothing to configure.
 
     With `url` (and `token`): to that Jupyter server, or any other with the ipfs_stream_nb extension. Otherwise, in
@@ -58,10 +78,15 @@ def connect(url: str | None = None, token: str | None = None, *, repo: StrPath |
     embedded in this process, on loopback, over the store in the folder `repo` (default: see `default_repo`), which
     other processes may share. Giving `repo` asks for the latter. The client's repr says which of them it was.
 
+    `node` says who holds what is added and pinned: "embedded" is the store in `repo`, "kubo" a Kubo daemon, found
+    by $IPFS_API or in $IPFS_PATH; "auto", as without it, takes the server's own choice, or else the store, with a
+    Kubo daemon asked for what is not there (see NodeSettings.kind). A Jupyter server with another kind of node is
+    passed over.
+
     Called again with the same arguments it uses the same connection. Raises UnauthorizedError for a refused token,
-    RetrievalError where nothing answers at `url`, StoreError where the store cannot be used.
+    RetrievalError where nothing answers at `url` or no Kubo does, StoreError where the store cannot be used.
     """
-    return _client(url, token, _checked(url, token, repo))
+    return _client(_checked(url, token, repo, node))
 
 
 class Connecting(Awaitable[AsyncClient]):
@@ -85,79 +110,122 @@ class Connecting(Awaitable[AsyncClient]):
 
 @hinted
 def connect_async(
-    url: str | None = None, token: str | None = None, *, repo: StrPath | None = None
+    url: str | None = None,
+    token: str | None = None,
+    *,
+    repo: StrPath | None = None,
+    node: NodeKind | None = None,
 ) -> Connecting:
     """The same as `connect`, for code on an event loop: the client's methods are awaited.
 
     Either `client = await connect_async()`, or `async with connect_async() as client:`.
     """
-    where = _checked(url, token, repo)
-    return Connecting(partial(open_client, url, token, where, partial(_client, url, token, where)))
+    return Connecting(partial(open_client, _checked(url, token, repo, node)))
 
 
-def _checked(url: str | None, token: str | None, repo: StrPath | None) -> Path | None:
+def _checked(url: str | None, token: str | None, repo: StrPath | None, node: NodeKind | None) -> Wish:
     if url is not None and not isinstance(url, str):
         raise BadRequestError(f"the url is a text such as http://localhost:8888/, not a {type(url).__name__}")
     if url is None and token is not None:
         raise BadRequestError("a token goes with a url: connect(url, token=…)")
-    if repo is None:
-        return None
-    if url is not None:
+    if node is not None and node not in NODE_KINDS:
+        raise BadRequestError(f"node is one of {', '.join(NODE_KINDS)}, not {node!r}")
+    if url is not None and repo is not None:
         raise BadRequestError("give a url or a repo: the server at a url has a store of its own")
-    return Path(repo).expanduser().absolute()
+    if url is not None and node is not None:
+        raise BadRequestError(
+            "give a url or a node: which node the server at a url has, its operator decides (c.IPFSStreamExtension.node)"
+        )
+    where = None if repo is None else Path(repo).expanduser().absolute()
+    return Wish(url, token, where, node or "auto", default_repo())
 
 
-async def open_client(
-    url: str | None, token: str | None, repo: Path | None, blocking: Callable[[], Client]
-) -> AsyncClient:
+async def open_client(wish: Wish) -> AsyncClient:
     """Decide which server it is, and open the nearest way to its store."""
-    if url is not None:
-        server = ServerInfo.at(url, token)
+    if wish.url is not None:
+        server = ServerInfo.at(wish.url, wish.token)
         own = next((own for own in servers_of_kernel() if own.url == server.url), None)
         if own is not None:
             server = replace(own, token=server.token or own.token)
-        return await _client_of(server, blocking)
+        return _client_of(server, await _node_of(server), wish)
     tried: list[str] = []
-    if repo is None:
+    if wish.repo is None:
         for server in servers_of_kernel():
             try:
-                return await _client_of(server, blocking)
+                return _client_of(server, await _node_of(server, wish.node), wish)
             except IPFSStreamError as error:
                 tried.append(f"{server.found}: {error}")
-    return await open_standalone(repo or default_repo(), blocking, tuple(tried))
+    return await _open_standalone(wish, tuple(tried))
 
 
-async def _client_of(server: ServerInfo, blocking: Callable[[], Client]) -> AsyncClient:
-    """A client of a server that answers, straight to its store where that is on this machine."""
+def _client_of(server: ServerInfo, node: Node, wish: Wish, **options: Any) -> AsyncClient:
+    return AsyncClient(node, server, blocking=partial(_client, wish), **options)
+
+
+async def _open_standalone(wish: Wish, tried: tuple[str, ...]) -> AsyncClient:
+    """A client of the server embedded in this process. Raises StoreError, and RetrievalError where no Kubo is."""
+    repo = wish.repo or wish.default
+    # a store that cannot be used is told as such, and stays open between the two that use it
+    store = await asyncio.to_thread(BlockStore.open, repo)
+    try:
+        server, lease = await start_standalone(repo, wish.node)
+        try:
+            node = await _node_of(server, patience=START_TIMEOUT)
+        except BaseException:
+            await asyncio.to_thread(lease.release)
+            raise
+    finally:
+        await asyncio.to_thread(store.close)
+    on_close: Callable[[], Awaitable[None]] = partial(asyncio.to_thread, lease.release)
+    return _client_of(server, node, wish, tried=tried, on_close=on_close)
+
+
+async def _node_of(server: ServerInfo, kind: NodeKind = "auto", patience: float = HEALTH_TIMEOUT) -> Node:
+    """The node of a server that answers, straight to its store where that is on this machine.
+
+    Raises BadRequestError where it is of another kind, and whatever keeps the server from answering.
+    """
     http = ServerHTTP(server)
     try:
-        async with asyncio.timeout(HEALTH_TIMEOUT):
+        async with asyncio.timeout(patience):
             health = await http.json("GET", "ipfs-stream/health")
     except TimeoutError as error:
         if isinstance(error, IPFSStreamError):
             raise
-        raise RetrievalTimeoutError(f"{server.url} did not answer in {HEALTH_TIMEOUT:.0f} s") from None
+        raise RetrievalTimeoutError(f"{server.url} did not answer in {patience:.0f} s") from None
     finally:
         await http.close()
-    node: Node | None = await _same_store(health) if server.on_this_machine else None
-    return AsyncClient(node or RemoteNode(server), server, blocking=blocking)
+    about = health.get("node", {})
+    if kind not in {"auto", about.get("kind")}:
+        raise BadRequestError(f"its node is {about.get('kind')!r}, and {kind!r} was asked for")
+    remote = RemoteNode(server, fetches=bool(about.get("sources")))
+    store = await _same_store(about) if server.on_this_machine else None
+    if store is None:
+        return remote
+    return DirectNode(store, remote) if remote.fetches else EmbeddedNode(store)
 
 
-async def _same_store(health: dict[str, Any]) -> EmbeddedNode | None:
+async def _same_store(about: dict[str, Any]) -> BlockStore | None:
     """The server's own store, where this process can open it, it is the same one, and the server has no rules.
 
     A policy, an authorizer or an upload limit of the operator's holds for requests only: then this is None.
     """
-    about = health.get("node", {})
     path, store_id, min_free = about.get("repo"), about.get("store_id"), about.get("min_free")
     if not path or not store_id or min_free is None or about.get("direct") is not True:
         return None
-    opener = partial(BlockStore.open, path, create=False, quota=about.get("quota"), min_free=min_free)
+    opener = partial(
+        BlockStore.open,
+        path,
+        create=False,
+        quota=about.get("quota"),
+        min_free=min_free,
+        cache_quota=about.get("cache_quota"),
+    )
     try:
         store = await asyncio.to_thread(opener)
     except (IPFSStreamError, OSError):
         return None
     if store.store_id == store_id:
-        return EmbeddedNode(store)
+        return store
     await asyncio.to_thread(store.close)
     return None

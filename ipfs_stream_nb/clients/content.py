@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, overload
 from urllib.parse import quote
 
+from ipfs_stream_nb.clients.direct import DirectNode
 from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.loop import run_in
 from ipfs_stream_nb.clients.media import MediaMethods
@@ -31,7 +32,18 @@ from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
 from ipfs_stream_nb.content.car import encode_v2_prefix
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.file import ContentFile
-from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Node, Path, Pin, PinProgress, RepoStat, Stat
+from ipfs_stream_nb.content.node import (
+    Added,
+    CarInfo,
+    GCResult,
+    Node,
+    Origins,
+    Path,
+    Pin,
+    PinProgress,
+    RepoStat,
+    Stat,
+)
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.display import facts_html
 from ipfs_stream_nb.errors import BadRequestError, BusyError
@@ -69,7 +81,7 @@ class AsyncClient(MediaMethods):
         self.server = server
         self.tried = tried
         self._node: Node | None = node
-        self._http = node.http if isinstance(node, RemoteNode) else ServerHTTP(server)
+        self._http = node.http if isinstance(node, RemoteNode | DirectNode) else ServerHTTP(server)
         self._blocking = blocking
         self._twin: Client | None = None
         self._on_close = on_close
@@ -187,6 +199,14 @@ class AsyncClient(MediaMethods):
         """What it is: file, directory or symlink, size in bytes, MIME type. Raises NotFoundError."""
         async with at(self.node, content) as path:
             return await self.node.stat(path)
+
+    async def sources(self, content: Content) -> Origins:
+        """Where the blocks of content came from: which gateway or Kubo node gave how many, or that they were added here.
+
+        Blocks that were not read yet are counted as not here; nothing is fetched for this but what a path needs.
+        """
+        async with at(self.node, content) as path:
+            return await self.node.sources(await self._cid(path))
 
     async def ls(self, content: Content, *, kinds: bool = False) -> Entries:
         """The entries of a directory; `kinds` looks up whether each is a file or a directory, a block for each."""

@@ -24,8 +24,9 @@ from ipfs_stream_nb.errors import (
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds until a connection must stand."""
-READ_TIMEOUT: Final = 60.0
-"""Seconds that the server may be silent before an answer or in the middle of one."""
+READ_TIMEOUT: Final = 75.0
+"""Seconds that the server may be silent before an answer or in the middle of one: longer than its own answer_timeout,
+after which it tells what it waited for."""
 SLOW_TIMEOUT: Final = 900.0
 """The same for what works through the whole store before it answers: gc, remove, the end of an add."""
 MAX_LINE: Final = 1024 * 1024
@@ -124,6 +125,8 @@ class ServerHTTP:
             # our server's text is for whoever writes requests; a policy's refusal has another one
             unknown = str(body.get("error")).startswith("authentication is required")
             return self._refused() if unknown else error_from_json(body)
+        if response.status == 412:  # to HEAD, which has no body to say it
+            return NotFoundError(f"the server at {self.server.url} does not hold it")
         if response.status < 400 or response.status in {401, 403}:
             return self._refused()
         if response.status == 404:

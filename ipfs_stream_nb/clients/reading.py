@@ -36,6 +36,8 @@ async def at(node: nodes.Node, content: Content) -> AsyncGenerator[nodes.Path, N
     try:
         yield path
     except (NotFoundError, RetrievalError) as error:
+        if node.fetches:  # the error tells who was asked
+            raise
         root, _ = parse_path(path)
         try:
             here = await node.block_has(root)
@@ -44,8 +46,8 @@ async def at(node: nodes.Node, content: Content) -> AsyncGenerator[nodes.Path, N
         if here:
             raise
         raise NotFoundError(
-            f"{root} is not in this store, and this version does not fetch from the IPFS network: add the file, or"
-            " import a CAR that holds it with client.import_car"
+            f"{root} is not in this store, and there is nobody to fetch it from: no gateway is set, and no Kubo daemon"
+            " was found. Add the file, or import a CAR that holds it with client.import_car"
         ) from error
 
 

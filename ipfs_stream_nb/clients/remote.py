@@ -27,6 +27,8 @@ from ipfs_stream_nb.content.node import (
     DagScope,
     Entry,
     GCResult,
+    Origin,
+    Origins,
     Path,
     Pin,
     PinProgress,
@@ -52,8 +54,10 @@ class RemoteNode:
 
     kind = "remote"
 
-    def __init__(self, server: ServerInfo) -> None:
+    def __init__(self, server: ServerInfo, *, fetches: bool = False) -> None:
+        """`fetches`: whether the server's node asks anybody for what it does not hold."""
         self.http = ServerHTTP(server)
+        self.fetches = fetches
         self._stats: TTLCache[str, Stat] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)
 
     # -- reading
@@ -112,12 +116,19 @@ class RemoteNode:
         return block
 
     async def block_has(self, cid: CID) -> bool:
-        """Whether the server's node has the block."""
+        """Whether the server's node has the block, and need not fetch it (RFC 9111, only-if-cached)."""
+        headers = {"Cache-Control": "only-if-cached"}
         try:
-            async with self.http.request("HEAD", "ipfs", str(cid), params={"format": "raw"}):
+            async with self.http.request("HEAD", "ipfs", str(cid), params={"format": "raw"}, headers=headers):
                 return True
         except NotFoundError:
             return False
+
+    async def sources(self, cid: CID) -> Origins:
+        """Where the blocks below `cid` came from, of those that the server has."""
+        answer = await self.http.json("GET", "ipfs-stream/sources", str(cid))
+        origins = tuple(_read(Origin, record) for record in answer.get("origins", ()))
+        return Origins(cid, origins, int(answer.get("missing", 0)))
 
     # -- writing
 
@@ -280,12 +291,12 @@ class RemoteNode:
         return _read(RepoStat, about | {"path": about.get("repo"), "size": about.get("repo_size")})
 
     async def swarm_peers(self) -> list[dict[str, Any]]:
-        """None: the server's node is an embedded one."""
+        """None: a server tells how many its node has (health), and not which."""
         return []
 
     async def ping(self, peer: str) -> float:
-        """Raise NotFoundError: there is nobody to ping."""
-        raise NotFoundError(f"the embedded node has no peers, so {peer!r} cannot be pinged")
+        """Raise NotFoundError: a server pings nobody for its clients."""
+        raise NotFoundError(f"a server pings no peers for its clients; open a KuboNode to ping {peer!r}")
 
     async def close(self) -> None:
         """End the session with the server. Idempotent."""

@@ -14,7 +14,7 @@ from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_method
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.shared import Lease
 from ipfs_stream_nb.content.file import ContentFile
-from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Pin, RepoStat, Stat
+from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Origins, Pin, RepoStat, Stat
 from ipfs_stream_nb.display import facts_html
 from ipfs_stream_nb.errors import BadRequestError
 
@@ -150,6 +150,13 @@ class Client:
     def stat(self, content: Content) -> Stat:
         """What it is: file, directory or symlink, size in bytes, MIME type. Raises NotFoundError."""
         return self._run(AsyncClient.stat, content)
+
+    def sources(self, content: Content) -> Origins:
+        """Where the blocks of content came from: which gateway or Kubo node gave how many, or that they were added here.
+
+        Blocks that were not read yet are counted as not here; nothing is fetched for this but what a path needs.
+        """
+        return self._run(AsyncClient.sources, content)
 
     def ls(self, content: Content, *, kinds: bool = False) -> Entries:
         """The entries of a directory; `kinds` looks up whether each is a file or a directory, a block for each."""

@@ -1,4 +1,4 @@
-"""The embedded node: content by CID from the block store on this machine, with no daemon and no network."""
+"""The embedded node: content by CID, kept in the block store on this machine; no daemon is needed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 from collections.abc import AsyncIterable, Callable
 from functools import partial
 from pathlib import Path as FilePath
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.blocks.filesystems import default_repo
-from ipfs_stream_nb.content.blocks.store import MIN_FREE
+from ipfs_stream_nb.content.blocks.store import DEFAULT_CACHE_QUOTA, MIN_FREE
 from ipfs_stream_nb.content.car_import import import_blocks
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.importer import get_profile
@@ -19,11 +19,13 @@ from ipfs_stream_nb.content.node import (
     Added,
     ByteProgress,
     CarInfo,
+    FileWriter,
     GCResult,
     Path,
     Pin,
     PinProgress,
     RepoStat,
+    TreeWriter,
 )
 from ipfs_stream_nb.content.reading import ReadingNode
 from ipfs_stream_nb.content.resolver import parse_path
@@ -37,6 +39,10 @@ from ipfs_stream_nb.errors import (
     StoreError,
 )
 
+if TYPE_CHECKING:
+    from ipfs_stream_nb.content.ipns.resolver import NameResolver
+    from ipfs_stream_nb.content.retrieval.retriever import Retriever
+
 
 class EmbeddedNode(ReadingNode):
     """The node interface (see node.Node) over one block store. Made by `await EmbeddedNode.open()`."""
@@ -45,15 +51,24 @@ class EmbeddedNode(ReadingNode):
 
     @classmethod
     async def open(
-        cls, path: str | os.PathLike[str] | None = None, *, quota: int | None = None, min_free: int = MIN_FREE
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        quota: int | None = None,
+        min_free: int = MIN_FREE,
+        cache_quota: int | None = DEFAULT_CACHE_QUOTA,
+        retriever: Retriever | None = None,
+        names: NameResolver | None = None,
     ) -> Self:
         """Open the store at `path` (default: `default_repo()`), made if it is not there.
 
-        `quota`: bytes of blocks that it may hold; `min_free`: bytes that must stay free on its disk. Raises
-        StoreError where the store is damaged, of a newer version, or on a filesystem that it cannot live on.
+        The limits are those of BlockStore.open; without a `retriever` nothing is fetched (`nodes.open_node` makes one
+        by settings). Raises StoreError where the store is damaged, of a newer version, or on a filesystem that it
+        cannot live on.
         """
         where = FilePath(path) if path is not None else default_repo()
-        return cls(await asyncio.to_thread(BlockStore.open, where, quota=quota, min_free=min_free))
+        opener = partial(BlockStore.open, where, quota=quota, min_free=min_free, cache_quota=cache_quota)
+        return cls(await asyncio.to_thread(opener), retriever, names=names)
 
     # -- writing
 
@@ -63,11 +78,11 @@ class EmbeddedNode(ReadingNode):
         await self._run(self.store.put, cid, data, verify=False)
         return cid
 
-    def writer(self, *, profile: str | None = None) -> StoreFileWriter:
+    def writer(self, *, profile: str | None = None) -> FileWriter:
         """Begin a file."""
         return StoreFileWriter(self.store, self._executor, get_profile(profile))
 
-    def tree_writer(self, *, profile: str | None = None) -> StoreTreeWriter:
+    def tree_writer(self, *, profile: str | None = None) -> TreeWriter:
         """Begin a directory tree."""
         return StoreTreeWriter(self.store, self._executor, get_profile(profile))
 
@@ -115,7 +130,7 @@ class EmbeddedNode(ReadingNode):
         self, entries: dict[str, CID], *, profile: str | None = None, pin: bool = True, name: str = ""
     ) -> Added:
         """Make a directory of things that this node holds; names with `/` make sub-directories."""
-        tree = self.tree_writer(profile=profile)
+        tree = StoreTreeWriter(self.store, self._executor, get_profile(profile))
         try:
             for number, (entry, cid) in enumerate(entries.items()):
                 if not number % STEPS_PER_TURN:

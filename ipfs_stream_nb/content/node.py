@@ -239,7 +239,11 @@ class Node(Protocol):
     """Content by CID. Errors are those of `ipfs_stream_nb.errors`; iterators must be closed when left early."""
 
     kind: str
-    """"embedded", "remote", and later "kubo"."""
+    """"embedded", "kubo" or "remote"."""
+
+    @property
+    def fetches(self) -> bool:
+        """Whether it asks anybody for what it does not hold."""
 
     async def stat(self, path: Path) -> Stat:
         """Resolve a path and say what is there (directory entries and symlinks are followed up to the last
@@ -302,6 +306,9 @@ class Node(Protocol):
 
     async def block_put(self, data: BytesLike, *, codec: int, version: int = 1) -> CID:
         """Store one block under its sha2-256 CID (unpinned)."""
+
+    async def sources(self, cid: CID) -> Origins:
+        """Where the blocks below `cid` came from, of those that are here."""
 
     async def pin(
         self, cid: CID, *, name: str = "", progress: Callable[[PinProgress], None] | None = None

@@ -7,6 +7,7 @@ files, directories and CARs are made of them here.
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, nullcontext
@@ -19,7 +20,7 @@ from ipfs_stream_nb.content import mime
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.car_export import export_car
 from ipfs_stream_nb.content.cid import CID
-from ipfs_stream_nb.content.node import DagScope, Entry, Path, Stat
+from ipfs_stream_nb.content.node import DagScope, Entry, Origins, Path, Stat
 from ipfs_stream_nb.content.reader import PIECE_BYTES, Branch, DagReader
 from ipfs_stream_nb.content.resolver import Resolved, ipns_name_of, list_directory, resolve, target_of
 from ipfs_stream_nb.content.retrieval.ahead import ReadAhead
@@ -72,19 +73,27 @@ class ReadingNode:
         Without `keep` what is fetched is not written to the store, since the provider has done so.
         """
         self.store = store
+        self._executor = StoreThreads(max(4, os.cpu_count() or 1))
+        self._closed = False
+        self._read_from(retriever, names, keep=keep)
+
+    def _read_from(self, retriever: Retriever | None, names: NameResolver | None, *, keep: bool) -> None:
         self.names = names
         self.retriever = retriever
-        self._executor = StoreThreads(max(4, os.cpu_count() or 1))
         self._fetching: FetchingSource | None = None
         self._ahead: ReadAhead | None = None
         if retriever is not None:
-            self._fetching = FetchingSource(store, self._executor, retriever, keep=keep)
-        self.reader = DagReader(self._fetching or StoreSource(store, self._executor), self._executor)
+            self._fetching = FetchingSource(self.store, self._executor, retriever, keep=keep)
+        self.reader = DagReader(self._fetching or StoreSource(self.store, self._executor), self._executor)
         if self._fetching is not None:
             self._ahead = ReadAhead(self._fetching, self.reader)
         self._stats: TTLCache[str, Stat] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)
         self._located: TTLCache[str, tuple[Resolved, int]] = TTLCache(STAT_CACHE_ENTRIES, STAT_CACHE_SECONDS)
-        self._closed = False
+
+    @property
+    def fetches(self) -> bool:
+        """Whether anybody is asked for what is not here."""
+        return self.retriever is not None
 
     async def __aenter__(self) -> Self:
         return self
@@ -289,6 +298,18 @@ class ReadingNode:
         async with aclosing(parts):
             async for part in parts:
                 yield part
+
+    async def sources(self, cid: CID) -> Origins:
+        """Where the blocks below `cid` came from, of those that are here. Raises CorruptContentError, TooLargeError."""
+        if self._fetching is not None:
+            await self._fetching.keeper.flush()
+        return await self._run(self.store.origins, cid)
+
+    def offline(self) -> Self:
+        """This node without its providers: it has what is here. It needs no closing, and ends with the node."""
+        sibling = copy.copy(self)
+        ReadingNode._read_from(sibling, None, None, keep=False)
+        return sibling
 
     def through(self, retriever: Retriever) -> FetchingSource:
         """Blocks from this node's store, and by `retriever` where it has none; the caller closes it."""

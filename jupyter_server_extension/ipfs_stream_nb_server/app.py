@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import fields
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Bool, Bytes, Float, Int, Type, Unicode, default
+from traitlets import Bool, Bytes, Enum, Float, Int, List, TraitError, Type, Unicode, default, validate
 
-from ipfs_stream_nb.content.blocks.store import MIN_FREE
-from ipfs_stream_nb.content.embedded import EmbeddedNode
+from ipfs_stream_nb.content.blocks.store import DEFAULT_CACHE_QUOTA, MIN_FREE
 from ipfs_stream_nb.content.gateway import GatewaySettings
-from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.content.nodes import NODE_KINDS, NodeSettings, open_node
+from ipfs_stream_nb.content.retrieval.settings import (
+    GATEWAYS_VARIABLE,
+    ROUTERS_VARIABLE,
+    RetrievalSettings,
+    check_url,
+)
+from ipfs_stream_nb.errors import BadRequestError
 from ipfs_stream_nb.security.access import AccessPolicy
 from ipfs_stream_nb.security.tokens import DEFAULT_TTL, MAX_TTL, MIN_SECRET, TokenSigner
 from ipfs_stream_nb_server.context import NodeHolder, ServerContext
@@ -20,6 +27,16 @@ from ipfs_stream_nb_server.limits import Limits
 from ipfs_stream_nb_server.routes import routes
 
 _LIMITS = Limits()
+_RETRIEVAL: Final = RetrievalSettings((), ())
+_PATIENCE: Final = (
+    "connect_timeout",
+    "answer_timeout",
+    "stall_timeout",
+    "hedge_after",
+    "max_retries",
+    "max_requests",
+)
+"""Fields of RetrievalSettings that are traits, called retrieval_… here."""
 
 
 class IPFSStreamExtension(ExtensionApp):
@@ -46,6 +63,82 @@ class IPFSStreamExtension(ExtensionApp):
         min=0,
         config=True,
         help="Bytes that must stay free on the store's disk; adding is refused with 507 before less is left.",
+    )
+    cache_quota = Int(
+        DEFAULT_CACHE_QUOTA,
+        allow_none=True,
+        min=0,
+        config=True,
+        help="""Bytes of fetched blocks that the store keeps beside what was added or pinned; the least recently
+        used make room for new ones. None: as far as the store's other limits go. 0: what is fetched is not kept.""",
+    )
+    node = Enum(
+        list(NODE_KINDS),
+        "auto",
+        config=True,
+        help="""Who holds what is added and pinned, and who is asked for content that is not in the store.
+        `embedded`: the store; then the gateways. `auto`: the store; then a Kubo daemon, where one is found, then the
+        gateways. The daemon is not given what users add, since it announces what it holds to the world. `kubo`: the
+        daemon holds what is added and pinned, and is asked first; it must be running.""",
+    )
+    kubo_api = Unicode(
+        "",
+        config=True,
+        help="""Where Kubo's RPC is, such as http://127.0.0.1:5001 or /ip4/127.0.0.1/tcp/5001. Default: $IPFS_API, or
+        what a running daemon wrote to $IPFS_PATH/api or ~/.ipfs/api.""",
+    )
+    kubo_auth = Unicode(
+        "",
+        config=True,
+        help="""How Kubo's RPC lets us in, where it asks for that: bearer:TOKEN or basic:USER:PASSWORD. It is never
+        logged. Default: $IPFS_API_AUTH.""",
+    )
+    gateways = List(
+        Unicode(),
+        config=True,
+        help=f"""Trustless gateways that are asked for blocks, best first as they prove themselves; every block is
+        hashed before any of it is used. Empty: none are asked, and these learn nothing of what is read here. Default:
+        ${GATEWAYS_VARIABLE} (separated by blanks), or else the public ones.""",
+    )
+    routers = List(
+        Unicode(),
+        config=True,
+        help=f"""Delegated routers, asked for further gateways where none of those has a block, and for IPNS records.
+        Default: ${ROUTERS_VARIABLE}, or else the public one.""",
+    )
+    retrieval_connect_timeout = Float(
+        _RETRIEVAL.connect_timeout,
+        min=0.1,
+        config=True,
+        help="Seconds in which a connection to a gateway must stand.",
+    )
+    retrieval_answer_timeout = Float(
+        _RETRIEVAL.answer_timeout,
+        min=0.1,
+        config=True,
+        help="Seconds in which its answer must begin: it may have to look for the block itself.",
+    )
+    retrieval_stall_timeout = Float(
+        _RETRIEVAL.stall_timeout,
+        min=0.1,
+        config=True,
+        help="Seconds in which the next bytes of its answer must come.",
+    )
+    retrieval_hedge_after = Float(
+        _RETRIEVAL.hedge_after,
+        min=0.01,
+        config=True,
+        help="""Seconds without an answer after which a second source is asked as well; how long a source usually takes
+        moves this, between a quarter and four times.""",
+    )
+    retrieval_max_retries = Int(
+        _RETRIEVAL.max_retries,
+        min=0,
+        config=True,
+        help="Rounds through the sources that failed in passing, before a block is given up.",
+    )
+    retrieval_max_requests = Int(
+        _RETRIEVAL.max_requests, min=1, config=True, help="Requests to one source at once."
     )
     public_cache = Bool(
         False,
@@ -105,10 +198,41 @@ class IPFSStreamExtension(ExtensionApp):
     def _default_token_secret(self) -> bytes:
         return secrets.token_bytes(MIN_SECRET)
 
+    @default("gateways")
+    def _default_gateways(self) -> list[str]:
+        return list(RetrievalSettings.from_environment().gateways)
+
+    @default("routers")
+    def _default_routers(self) -> list[str]:
+        return list(RetrievalSettings.from_environment().routers)
+
+    @validate("gateways", "routers")
+    def _check_urls(self, proposal: Any) -> list[str]:
+        urls: list[str] = proposal["value"]
+        for url in urls:
+            try:
+                check_url(url)
+            except BadRequestError as error:
+                raise TraitError(str(error)) from None
+        return urls
+
+    def _node_settings(self) -> NodeSettings:
+        patience = {name: getattr(self, f"retrieval_{name}") for name in _PATIENCE}
+        return NodeSettings(
+            kind=self.node,
+            repo=self.repo_path or None,
+            quota=self.quota,
+            min_free=self.min_free,
+            cache_quota=self.cache_quota,
+            kubo_api=self.kubo_api or None,
+            kubo_auth=self.kubo_auth or None,
+            retrieval=RetrievalSettings(tuple(self.gateways), tuple(self.routers), **patience),
+        )
+
     def initialize_handlers(self) -> None:
         """Called by Jupyter when the settings are read."""
         self.context = ServerContext(
-            NodeHolder(self._open_node, self.log),
+            NodeHolder(partial(open_node, self._node_settings()), self.log),
             TokenSigner(self.token_secret, default_ttl=self.token_ttl, max_ttl=self.token_max_ttl),
             self.access_policy_class(),
             GatewaySettings(public_cache=self.public_cache, stored_ranges=True),
@@ -116,9 +240,6 @@ class IPFSStreamExtension(ExtensionApp):
             self.log,
         )
         self.handlers.extend(routes(self.context))
-
-    async def _open_node(self) -> Node:
-        return await EmbeddedNode.open(self.repo_path or None, quota=self.quota, min_free=self.min_free)
 
     async def _start_jupyter_server_extension(self, _serverapp: Any) -> None:
         """Called by Jupyter once its loop runs: open the store, beside everything else."""

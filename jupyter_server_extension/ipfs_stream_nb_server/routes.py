@@ -10,7 +10,12 @@ from ipfs_stream_nb_server.context import ServerContext
 from ipfs_stream_nb_server.handlers.add import AddHandler, DirectoriesHandler
 from ipfs_stream_nb_server.handlers.content import ContentHandler
 from ipfs_stream_nb_server.handlers.health import HealthHandler
-from ipfs_stream_nb_server.handlers.inspection import ListHandler, StatHandler, UnknownHandler
+from ipfs_stream_nb_server.handlers.inspection import (
+    ListHandler,
+    SourcesHandler,
+    StatHandler,
+    UnknownHandler,
+)
 from ipfs_stream_nb_server.handlers.pins import GCHandler, PinHandler, PinsHandler
 from ipfs_stream_nb_server.handlers.tokens import TokensHandler
 
@@ -21,6 +26,7 @@ _ROUTES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
     (r"/ipfs/(.+)", ContentHandler),
     (r"/ipfs-stream/stat/(.+)", StatHandler),
     (r"/ipfs-stream/ls/(.+)", ListHandler),
+    (r"/ipfs-stream/sources/([^/]+)", SourcesHandler),
     (r"/ipfs-stream/pins", PinsHandler),
     (r"/ipfs-stream/pins/([^/]+)", PinHandler),
     (r"/ipfs-stream/directories", DirectoriesHandler),

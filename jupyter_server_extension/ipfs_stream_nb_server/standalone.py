@@ -19,8 +19,8 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.content.nodes import NodeSettings, open_node
 from ipfs_stream_nb.security.tokens import MIN_SECRET, TokenSigner
 from ipfs_stream_nb_server.context import NodeHolder, ServerContext
 from ipfs_stream_nb_server.routes import routes
@@ -40,8 +40,8 @@ class StandaloneServer:
     """
 
     def __init__(self, open_node: Callable[[], Awaitable[Node]] | None = None) -> None:
-        """`open_node` is awaited on the server's own loop; default: the embedded node at its default place."""
-        self._open_node = open_node or EmbeddedNode.open
+        """`open_node` is awaited on the server's own loop; default: the node that the environment describes."""
+        self._open_node = open_node or _default_node
         self.token = secrets.token_urlsafe(32)
         self.url = ""
         """Ends with a slash; empty until `start()`."""
@@ -121,6 +121,10 @@ class StandaloneServer:
             "authorizer": AllowAllAuthorizer(identity_provider=identity),
             "log_function": _log_request,
         }
+
+
+async def _default_node() -> Node:
+    return await open_node(NodeSettings())
 
 
 def _log_request(handler: RequestHandler) -> None:

@@ -165,7 +165,7 @@ async def test_the_access_policy_is_asked_on_every_route(server):
     asked = [(str(action), cid) for _, action, cid in Recording.asked]
     assert sorted(asked, key=str) == sorted(
         [
-            *[("read", A)] * 4,  # GET and HEAD of content, stat, ls
+            *[("read", A)] * 5,  # GET and HEAD of content, stat, ls, sources
             *[("add", None)] * 2,
             ("remove", A),
             ("pin", A),

@@ -18,6 +18,7 @@ a notebook server's origin calls for:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from ipfs_stream_nb.content import mime, ranges
@@ -76,7 +77,9 @@ async def respond(node: Node, request: GatewayRequest, *, settings: GatewaySetti
     if not cid.is_identity and not await node.block_has(cid):
         raise PreconditionFailedError(f"{cid} is not here, and only-if-cached was asked for")
     try:
-        return await _respond(node, answer, path, cid, choice)
+        # a node without providers has no other view of itself
+        offline: Callable[[], Node] = getattr(node, "offline", lambda: node)
+        return await _respond(offline(), answer, path, cid, choice)
     except StoreError:
         raise
     except (NotFoundError, RetrievalError) as error:

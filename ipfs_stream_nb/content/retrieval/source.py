@@ -36,6 +36,8 @@ class Keeper:
         self._store = store
         self._executor = executor
         self._write = write
+        self.write_held = True
+        """Whether those are written, too, that a provider on this machine holds itself."""
         self._recent: OrderedDict[bytes, Fetched] = OrderedDict()
         self._recent_bytes = 0
         self._waiting: dict[bytes, Fetched] = {}
@@ -57,7 +59,7 @@ class Keeper:
             self._recent_bytes += len(block.data)
             while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
                 self._recent_bytes -= len(self._recent.popitem(last=False)[1].data)
-        if not self._write or key in self._waiting:
+        if not self._write or key in self._waiting or (block.held and not self.write_held):
             return
         self._waiting[key] = block
         self._waiting_bytes += len(block.data)
@@ -99,10 +101,14 @@ class Keeper:
         self._recent.clear()
         self._recent_bytes = 0
 
+    async def flush(self) -> None:
+        """Wait until what was fetched so far is written."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
     async def close(self) -> None:
         """Write what waits. Idempotent."""
-        if self._writing is not None:
-            await self._writing
+        await self.flush()
         self.forget()
 
 

@@ -1,18 +1,23 @@
-"""GET /ipfs-stream/health: is there a node, how big is it, what is it doing."""
+"""GET /ipfs-stream/health: is there a node, how big is it, whom does it ask, what is it doing."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from jupyter_server.auth import AllowAllAuthorizer
 
 from ipfs_stream_nb import __version__
 from ipfs_stream_nb.content.embedded import EmbeddedNode
-from ipfs_stream_nb.errors import StoreError
+from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.errors import IPFSStreamError, StoreError
 from ipfs_stream_nb.security.access import AccessPolicy, Action
 from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
 from ipfs_stream_nb_server.limits import Limits
+
+DAEMON_TIMEOUT: Final = 1.0
+"""Seconds that a Kubo daemon has to tell about itself: health is asked for when something does not answer."""
 
 
 class HealthHandler(IPFSHandler):
@@ -34,24 +39,12 @@ class HealthHandler(IPFSHandler):
         }
         try:
             node = await self.node()
-            repo = await node.repo_stat()
+            answer["node"] = await _about(node)
         except StoreError as error:
             self.note_failure(error)
             self.send_json(answer | error.to_json() | {"status": "unavailable", "node": None}, error.status)
             return
-        answer["node"] = {
-            "kind": node.kind,
-            "peers": len(await node.swarm_peers()),
-            "repo_size": repo.size,
-            "repo": repo.path,
-            "store_id": repo.store_id,
-            "blocks": repo.blocks,
-            "disk_size": repo.disk_size,
-            "quota": repo.quota,
-            "disk_free": repo.disk_free,
-            "min_free": node.store.min_free if isinstance(node, EmbeddedNode) else None,
-            "direct": isinstance(node, EmbeddedNode) and self._allows_all(),
-        }
+        answer["node"]["direct"] = node.kind == "embedded" and self._allows_all()
         self.send_json(answer)
 
     def _allows_all(self) -> bool:
@@ -65,3 +58,29 @@ class HealthHandler(IPFSHandler):
             and type(self.authorizer) is AllowAllAuthorizer
             and self.context.limits.max_add_size >= Limits().max_add_size
         )
+
+
+async def _about(node: Node) -> dict[str, Any]:
+    """What the node says about itself; what only a daemon knows is None where that does not answer, and why."""
+    repo, peers, state = None, None, "ok"
+    try:
+        async with asyncio.timeout(DAEMON_TIMEOUT if node.kind == "kubo" else None):
+            repo, peers = await node.repo_stat(), len(await node.swarm_peers())
+    except StoreError:
+        raise
+    except TimeoutError:
+        state = f"its daemon did not answer within {DAEMON_TIMEOUT:g} s"
+    except IPFSStreamError as error:
+        state = str(error)
+    retriever = getattr(node, "retriever", None)
+    about = {
+        "kind": node.kind,
+        "state": state,
+        "peers": peers,
+        "sources": None if retriever is None else retriever.describe(),
+        "min_free": node.store.min_free if isinstance(node, EmbeddedNode) else None,
+    }
+    if repo is not None:
+        numbers = asdict(repo)
+        about |= {"repo": numbers.pop("path"), "repo_size": numbers.pop("size"), **numbers}
+    return about

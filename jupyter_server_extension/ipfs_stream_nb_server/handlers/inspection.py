@@ -1,4 +1,4 @@
-"""What there is at a path: GET /ipfs-stream/stat and /ipfs-stream/ls."""
+"""What there is at a path, and where it came from: GET /ipfs-stream/stat, /ipfs-stream/ls and /ipfs-stream/sources."""
 
 from __future__ import annotations
 
@@ -36,6 +36,18 @@ class ListHandler(StreamingHandler):
         kinds = self.flag("kinds", False)
         async with self.serving(self.context.limits.answer_timeout):
             await self.send_lines(_entries(await self.node(), path, kinds=kinds))
+
+
+class SourcesHandler(StreamingHandler):
+    """GET /ipfs-stream/sources/{cid}: node.Origins as JSON."""
+
+    names_cid = True
+
+    @access(Action.READ)
+    async def get(self, _cid: str) -> None:
+        """Answer with where the blocks below a root came from."""
+        async with self.serving(self.context.limits.answer_timeout):
+            self.send_json(wire(await (await self.node()).sources(self.cid)))
 
 
 class UnknownHandler(IPFSHandler):

@@ -50,9 +50,8 @@ class StreamingHandler(IPFSHandler):
             except TimeoutError:
                 if not self._deadline.expired():
                     raise
-                raise RetrievalTimeoutError(
-                    f"no answer could be made within {answer_within:g} s, this server's answer_timeout"
-                ) from None
+                limit = f"no answer could be made within {answer_within:g} s, this server's answer_timeout"
+                raise RetrievalTimeoutError(limit + self._asked()) from None
             except asyncio.CancelledError:
                 if not self._left:
                     raise
@@ -60,6 +59,13 @@ class StreamingHandler(IPFSHandler):
                 self.abort()
             finally:
                 self._worker = None
+
+    def _asked(self) -> str:
+        """Who may have kept an answer waiting, and how they are."""
+        retriever = getattr(self._node, "retriever", None)
+        sources = [] if retriever is None else retriever.describe()
+        shown = ", ".join(f"{source['name']} ({source['state']})" for source in sources)
+        return f"; what is not here is looked for at {shown}" if shown else ""
 
     async def send_stream(self, pieces: AsyncGenerator[Piece, None]) -> None:
         """Send the pieces and finish, inside of `serving`; the headers must be set.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.content.embedded import EmbeddedNode
     from ipfs_stream_nb.content.stream import IPFSContentStream
     from ipfs_stream_nb.errors import IPFSStreamError
+    from ipfs_stream_nb.network import NetworkOptimizer
 
 _HOMES = {
     "AsyncClient": "clients.content",
@@ -25,6 +26,7 @@ _HOMES = {
     "EmbeddedNode": "content.embedded",
     "IPFSContentStream": "content.stream",
     "IPFSStreamError": "errors",
+    "NetworkOptimizer": "network",
     "connect": "clients.connect",
     "connect_async": "clients.connect",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "EmbeddedNode",
     "IPFSContentStream",
     "IPFSStreamError",
+    "NetworkOptimizer",
     "connect",
     "connect_async",
 ]

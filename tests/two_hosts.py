@@ -231,6 +231,7 @@ class TwoHosts:
     def _start_far(self, far: FarKubo) -> None:
         far.stop()
         far.relay.resume()
+        far.relay.delay = far.delay
         far.start()
         self.connect(far)
 

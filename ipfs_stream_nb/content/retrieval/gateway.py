@@ -16,7 +16,6 @@ import aiohttp
 from ipfs_stream_nb.content.car import CarBlock, CarDecoder
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
-from ipfs_stream_nb.content.ipns import record
 from ipfs_stream_nb.content.retrieval.http import HTTPSource
 from ipfs_stream_nb.content.retrieval.provider import ProviderKind
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
@@ -85,9 +84,7 @@ class TrustlessGateway(HTTPSource):
 
     async def ipns_record(self, name: str) -> bytes:
         """The signed record of an IPNS name in base 36, not verified. Raises as Provider.get does."""
-        request = self.request(f"ipns/{name}", {"format": "ipns-record"}, {"Accept": record.MEDIA_TYPE})
-        async with request as response:
-            return await self.read(response, record.MAX_RECORD, "an IPNS record")
+        return await self.record(f"ipns/{name}", {"format": "ipns-record"})
 
     async def error(self, response: aiohttp.ClientResponse) -> IPFSStreamError:
         """What an answer that is not 200 means; our own server says it."""

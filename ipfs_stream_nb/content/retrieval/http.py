@@ -17,6 +17,7 @@ from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
+from ipfs_stream_nb.content.ipns import record
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
     BusyError,
@@ -111,6 +112,13 @@ class HTTPSource:
                 if len(data) > limit:
                     raise RetrievalError(f"it answers with over {limit:,} bytes, too many for {what}")
         return bytes(data)
+
+    async def record(self, path: str, params: Mapping[str, str]) -> bytes:
+        """A signed IPNS record, not verified. Raises NotFoundError where there is none, and as `request` does."""
+        async with self.request(path, params, {"Accept": record.MEDIA_TYPE}) as response:
+            if response.content_type != record.MEDIA_TYPE:
+                raise NotFoundError("it has no record of it")  # routers say so in text, with a 200 (IPIP-513)
+            return await self.read(response, record.MAX_RECORD, "an IPNS record")
 
     def _redirected(self, url: URL, location: str) -> URL:
         """Where a redirect leads. Raises RetrievalError where a gateway has no business to send us."""

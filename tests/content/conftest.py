@@ -1,0 +1,3 @@
+"""What the tests of content share."""
+
+from publisher import publish, publisher  # noqa: F401  # fixtures

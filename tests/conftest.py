@@ -11,7 +11,7 @@ from hypothesis import settings
 
 HERE = Path(__file__).parent
 
-pytest_plugins = ["kubo", "two_hosts"]
+pytest_plugins = ["kubo", "publisher", "two_hosts"]
 
 # no test reaches for the public network or for a daemon of whoever runs the tests, unless it says so
 os.environ["IPFS_STREAM_NB_GATEWAYS"] = os.environ["IPFS_STREAM_NB_ROUTERS"] = ""

@@ -1,3 +1,0 @@
-"""What the tests of content share."""
-
-from publisher import publish, publisher  # noqa: F401  # fixtures

@@ -7,11 +7,11 @@ import os
 from collections.abc import AsyncIterable, Callable
 from functools import partial
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.blocks.filesystems import default_repo
-from ipfs_stream_nb.content.blocks.store import DEFAULT_CACHE_QUOTA, MIN_FREE
+from ipfs_stream_nb.content.blocks.store import MIN_FREE
 from ipfs_stream_nb.content.car_import import import_blocks
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.importer import get_profile
@@ -39,10 +39,6 @@ from ipfs_stream_nb.errors import (
     StoreError,
 )
 
-if TYPE_CHECKING:
-    from ipfs_stream_nb.content.ipns.resolver import NameResolver
-    from ipfs_stream_nb.content.retrieval.retriever import Retriever
-
 
 class EmbeddedNode(ReadingNode):
     """The node interface (see node.Node) over one block store. Made by `await EmbeddedNode.open()`."""
@@ -51,24 +47,15 @@ class EmbeddedNode(ReadingNode):
 
     @classmethod
     async def open(
-        cls,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        quota: int | None = None,
-        min_free: int = MIN_FREE,
-        cache_quota: int | None = DEFAULT_CACHE_QUOTA,
-        retriever: Retriever | None = None,
-        names: NameResolver | None = None,
+        cls, path: str | os.PathLike[str] | None = None, *, quota: int | None = None, min_free: int = MIN_FREE
     ) -> Self:
-        """Open the store at `path` (default: `default_repo()`), made if it is not there.
+        """Open the store at `path` (default: `default_repo()`), made if it is not there; nothing is fetched.
 
-        The limits are those of BlockStore.open; without a `retriever` nothing is fetched (`nodes.open_node` makes one
-        by settings). Raises StoreError where the store is damaged, of a newer version, or on a filesystem that it
-        cannot live on.
+        `quota`: bytes of blocks that it may hold; `min_free`: bytes that must stay free on its disk. Raises
+        StoreError where the store is damaged, of a newer version, or on a filesystem that it cannot live on.
         """
         where = FilePath(path) if path is not None else default_repo()
-        opener = partial(BlockStore.open, where, quota=quota, min_free=min_free, cache_quota=cache_quota)
-        return cls(await asyncio.to_thread(opener), retriever, names=names)
+        return cls(await asyncio.to_thread(BlockStore.open, where, quota=quota, min_free=min_free))
 
     # -- writing
 

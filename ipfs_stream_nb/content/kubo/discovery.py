@@ -70,6 +70,8 @@ def parse_address(text: str) -> URL:
         url = URL(text if "://" in text else f"http://{text}")
     except ValueError:
         raise wrong from None
+    if "://" not in text and url.explicit_port is None:
+        raise wrong
     if url.scheme not in {"http", "https"} or not url.host or url.query_string or url.user:
         raise wrong
     path = url.path.rstrip("/").removesuffix("/api/v0")

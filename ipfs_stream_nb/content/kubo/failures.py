@@ -28,7 +28,7 @@ _MEANINGS: Final[tuple[tuple[str, type[IPFSStreamError]], ...]] = (
     ("invalid path", BadCIDError),
     ("invalid peer", BadRequestError),
     ("failed to parse peer", BadRequestError),
-    ("invalid multiaddr", BadRequestError),
+    ("failed to parse multiaddr", BadRequestError),
     ("context deadline exceeded", RetrievalTimeoutError),
     ("timed out", RetrievalTimeoutError),
     ("quota", QuotaExceededError),

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import statistics
+import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from typing import Any, Final
@@ -13,10 +14,12 @@ from typing import Any, Final
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
 from ipfs_stream_nb.content.kubo.transport import MIN_VERSION, SLOW_TIMEOUT, KuboTransport, Options
-from ipfs_stream_nb.errors import NotFoundError, RetrievalError
+from ipfs_stream_nb.errors import NotFoundError, RetrievalError, RetrievalTimeoutError
 
 BLOCK_TIMEOUT: Final = 30
 """Seconds that a daemon may look for a block on its network."""
+PIN_STALL = 120.0
+"""Seconds in which a pin must find a further block."""
 PING_TIMEOUT: Final = 10.0
 """Seconds without an answer to a ping."""
 QUERY_ERROR: Final = 3
@@ -102,15 +105,19 @@ class KuboRPC(KuboTransport):
 
     async def pin_add(self, cid: CID, name: str) -> AsyncGenerator[int, None]:
         """Pin recursively: the number of blocks that were gone through, growing. Ends once it is pinned."""
-        pinned = False
-        options = {"recursive": True, "progress": True, "name": name or None}
-        lines = self.lines("pin/add", str(cid), options=options, silence=SLOW_TIMEOUT)
-        async with aclosing(lines):
+        pinned, found, since = False, -1, time.monotonic()
+        options: Options = {"recursive": True, "progress": True, "name": name or None}
+        async with aclosing(self.lines("pin/add", str(cid), options=options, silence=PIN_STALL)) as lines:
             async for line in lines:
-                if line.get("Pins"):
-                    pinned = True
-                else:
-                    yield int(line.get("Progress") or 0)
+                pinned = pinned or bool(line.get("Pins"))
+                blocks = int(line.get("Progress") or 0)
+                if blocks > found:
+                    found, since = blocks, time.monotonic()
+                    yield blocks
+                if not pinned and time.monotonic() - since > PIN_STALL:
+                    raise RetrievalTimeoutError(
+                        f"{self.address.name} found no further block of {cid} in {PIN_STALL:g} s, after {found}"
+                    )
         if not pinned:
             raise RetrievalError(f"{self.address.name} could not pin {cid}: a part of it cannot be found")
 

@@ -8,16 +8,17 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
-from ipfs_stream_nb.content import dag_pb
+from ipfs_stream_nb.content import dag_pb, unixfs
 from ipfs_stream_nb.content.blocks import BlockStore, Transfer
 from ipfs_stream_nb.content.blocks.walk import MAX_BLOCKS
 from ipfs_stream_nb.content.cid import CID, DAG_CBOR, DAG_PB
 from ipfs_stream_nb.content.links import links_of
 from ipfs_stream_nb.content.node import PinProgress
-from ipfs_stream_nb.content.reader import DECODE_ON_LOOP_BYTES
+from ipfs_stream_nb.content.reader import DECODE_ON_LOOP_BYTES, BlockSource
 from ipfs_stream_nb.content.retrieval.source import BATCH_BYTES, FetchingSource
 from ipfs_stream_nb.content.store_source import StoreThreads
-from ipfs_stream_nb.errors import NotFoundError, RetrievalError, TooLargeError
+from ipfs_stream_nb.content.unixfs import UnixFSType
+from ipfs_stream_nb.errors import CorruptContentError, NotFoundError, RetrievalError, TooLargeError
 
 T = TypeVar("T")
 
@@ -25,6 +26,67 @@ AT_ONCE: Final = 8
 """Blocks that are fetched at once."""
 KEPT_AT_ONCE: Final = 1024
 """Leaves that are looked for in the store at once."""
+
+
+ENVELOPE_BYTES: Final = 32
+"""A file's dag-pb leaf has fewer bytes than this around its content; two links alone have more."""
+
+
+class DagSize(NamedTuple):
+    """All blocks of a tree, each counted once."""
+
+    blocks: int
+    bytes: int
+
+
+async def dag_totals(source: BlockSource, root: CID) -> DagSize:
+    """What a tree has in all, as its inner blocks tell: those are read, and leaves are not.
+
+    Raises what reading a block does, and TooLargeError for a tree over `walk.MAX_BLOCKS`.
+    """
+    met = {root.multihash}
+    blocks = size = 0
+    level = [root]
+
+    async def visit(cid: CID) -> None:
+        nonlocal blocks, size
+        block = await source.get(cid)
+        blocks, size = blocks + 1, size + len(block)
+        for link in await asyncio.to_thread(_links_with_leaves, cid, block):
+            if link.cid.multihash in met or link.cid.is_identity:
+                continue
+            met.add(link.cid.multihash)
+            if link.size is None:
+                below.append(link.cid)
+            else:
+                blocks, size = blocks + 1, size + link.size
+        if len(met) > MAX_BLOCKS:
+            raise TooLargeError(f"the tree under {root} has over {MAX_BLOCKS:,} blocks")
+
+    while level:
+        below: list[CID] = []
+        await _each(level, visit)
+        level = below
+    return DagSize(blocks, size)
+
+
+def _links_with_leaves(cid: CID, block: bytes) -> list[_Link]:
+    """The links, with the sizes of those that lead to leaves: dag-pb ones are told by what their parent says."""
+    links = _sized_links(cid, block)
+    if cid.codec != DAG_PB or all(link.size is not None for link in links):
+        return links
+    try:
+        node = unixfs.decode(block)
+    except CorruptContentError:
+        return links
+    if node.type != UnixFSType.FILE:
+        return links
+    return [
+        _Link(link.cid, link.tsize if 0 <= link.tsize - size < ENVELOPE_BYTES else None)
+        if link.cid.codec == DAG_PB
+        else _Link(link.cid, link.tsize)
+        for link, size in zip(node.links, node.block_sizes, strict=True)
+    ]
 
 
 class _Link(NamedTuple):

@@ -1,0 +1,228 @@
+"""`KuboNode`: adds and pins are a Kubo daemon's, and reading is ours, verified."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import aclosing, suppress
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+from ipfs_stream_nb.content.blocks import BlockStore
+from ipfs_stream_nb.content.car import CarDecoder
+from ipfs_stream_nb.content.cid import CID, CODEC_NAMES, BytesLike
+from ipfs_stream_nb.content.embedded import EmbeddedNode
+from ipfs_stream_nb.content.importer import get_profile
+from ipfs_stream_nb.content.kubo.pinning import pin_with_total
+from ipfs_stream_nb.content.kubo.rpc import KuboRPC
+from ipfs_stream_nb.content.kubo.writers import KuboFileWriter, KuboTreeWriter, file_pieces
+from ipfs_stream_nb.content.node import (
+    Added,
+    ByteProgress,
+    CarInfo,
+    GCResult,
+    Path,
+    Pin,
+    PinProgress,
+    RepoStat,
+)
+from ipfs_stream_nb.content.resolver import parse_path
+from ipfs_stream_nb.content.retrieval.retriever import Retriever
+from ipfs_stream_nb.errors import BadRequestError, NotFoundError, RetrievalError
+
+if TYPE_CHECKING:
+    from ipfs_stream_nb.content.ipns.resolver import NameResolver
+
+
+class KuboNode(EmbeddedNode):
+    """The node interface (see node.Node) over a Kubo daemon.
+
+    Everything is read through our store, which is a cache here, block by block and each of them hashed; what the
+    daemon holds itself is not copied into it. Directory trees are built here, so that they have the CIDs of
+    their profile, and given to the daemon as a CAR.
+    """
+
+    kind = "kubo"
+
+    def __init__(
+        self, store: BlockStore, retriever: Retriever, rpc: KuboRPC, *, names: NameResolver | None = None
+    ) -> None:
+        """`retriever` asks the daemon first (KuboProvider); the node closes it, and `rpc` with it."""
+        super().__init__(store, retriever, names=names)
+        self.rpc = rpc
+        if self._fetching is not None:
+            self._fetching.keeper.write_held = False
+
+    # -- writing
+
+    def writer(self, *, profile: str | None = None) -> KuboFileWriter:
+        """Begin a file; it is sent as it is written."""
+        return KuboFileWriter(self.rpc, get_profile(profile))
+
+    def tree_writer(self, *, profile: str | None = None) -> KuboTreeWriter:
+        """Begin a directory tree; it is sent when it is finished."""
+        return KuboTreeWriter(super().tree_writer(profile=profile), self.hand_over)
+
+    async def add_path(
+        self,
+        path: str,
+        *,
+        profile: str | None = None,
+        pin: bool = True,
+        name: str = "",
+        hidden: bool = False,
+        progress: ByteProgress | None = None,
+    ) -> Added:
+        """Add a local file or directory tree; symlinks stay symlinks, dot files need `hidden`."""
+        where = FilePath(path)
+        if not await self._run(where.is_dir):
+            async with aclosing(file_pieces(where)) as pieces:
+                return await self.add(pieces, profile=profile, pin=pin, name=name, progress=progress)
+        added = await super().add_path(path, profile=profile, pin=False, hidden=hidden, progress=progress)
+        await self.hand_over(added.cid, pin=pin, name=name)
+        return Added(added.cid, added.size, added.dag_size, name)
+
+    async def hand_over(self, root: CID, *, pin: bool, name: str) -> None:
+        """Give the daemon a tree that is in our store, and take it out there unless it is pinned."""
+        async with aclosing(self.export_car(root)) as car:
+            await self._import(car, pin=pin)
+        if pin and name:
+            await self.pin(root, name=name)
+        if not await self._run(self.store.is_pinned, root):
+            with suppress(NotFoundError):
+                await self._run(self.store.remove, root)
+
+    async def add_directory(
+        self, entries: dict[str, CID], *, profile: str | None = None, pin: bool = True, name: str = ""
+    ) -> Added:
+        """Make a directory of things that the daemon holds or finds; names with `/` make sub-directories."""
+        added = await super().add_directory(entries, profile=profile, pin=False)
+        parents = {entry.rpartition("/")[0] for entry in entries}
+        folders = {
+            "/".join(parent.split("/")[:depth])
+            for parent in parents
+            for depth in range(parent.count("/") + 2)
+        }
+        for folder in sorted(folders, reverse=True):
+            path = f"{added.cid}/{folder}".rstrip("/")
+            async with aclosing(self.export_car(path, scope="entity")) as car:
+                await self._import(car, pin=False)
+        if pin:
+            await self.pin(added.cid, name=name)
+        return Added(added.cid, added.size, added.dag_size, name)
+
+    async def block_put(self, data: BytesLike, *, codec: int, version: int = 1) -> CID:
+        """Store one block under its sha2-256 CID, unpinned."""
+        cid = await self._run(CID.of, data, codec, version)
+        if codec not in CODEC_NAMES:
+            raise BadRequestError(f"the codec {codec:#x} is not known; {', '.join(CODEC_NAMES.values())} are")
+        told = CID.parse(await self.rpc.block_put(data, codec=CODEC_NAMES[codec]))
+        if told.v1() != cid.v1():
+            raise RetrievalError(f"{self.rpc.address.name} stored {told} where {cid} was given")
+        return cid
+
+    async def block_has(self, cid: CID) -> bool:
+        """Whether the block is here or held by the daemon."""
+        return await super().block_has(cid) or await self.rpc.block_has(cid)
+
+    async def import_car(
+        self, source: AsyncIterable[BytesLike], *, pin: bool = True, progress: ByteProgress | None = None
+    ) -> CarInfo:
+        """Store a CAR's blocks, every one verified here first, and pin those of its roots that are whole."""
+        decoder = CarDecoder()
+        count = size = 0
+
+        async def verified() -> AsyncGenerator[BytesLike, None]:
+            nonlocal count, size
+            async for data in source:
+                for cid, block in decoder.feed(data):
+                    await self._run(cid.verify, block)
+                    count, size = count + 1, size + len(block)
+                yield data
+                if progress is not None:
+                    progress(len(data))
+            decoder.finish()
+
+        async with aclosing(verified()) as checked:
+            unpinned = await self._import(checked, pin=pin)
+        missing = tuple([root for root in decoder.roots if not await self.block_has(root)])
+        return CarInfo(tuple(decoder.roots), count, size, missing, tuple(unpinned))
+
+    async def _import(self, source: AsyncIterable[BytesLike], *, pin: bool) -> list[CID]:
+        """Have the daemon store a CAR; the roots that it could not pin."""
+        unpinned = []
+        done = False
+        async with aclosing(self.rpc.dag_import(source, pin=pin)) as lines:
+            async for line in lines:
+                if "Root" in line and line["Root"].get("PinErrorMsg"):
+                    unpinned.append(CID.parse(line["Root"]["Cid"]["/"]))
+                done = done or "Stats" in line
+        if not done:
+            raise RetrievalError(f"{self.rpc.address.name} stopped in the middle of dag/import")
+        return unpinned
+
+    # -- keeping
+
+    async def pin(
+        self, cid: CID, *, name: str = "", progress: Callable[[PinProgress], None] | None = None
+    ) -> Pin:
+        """Have the daemon keep a root and everything below it; what it lacks it finds on its network.
+
+        Raises NotFoundError and RetrievalError where a part cannot be had.
+        """
+        await pin_with_total(self.rpc, self.reader.source, cid, name, progress)
+        return Pin(cid, name, created=time.time())
+
+    async def unpin(self, cid: CID) -> None:
+        """Let the daemon's garbage collection have it. Raises NotFoundError where there is no such pin."""
+        await self.rpc.pin_rm(cid)
+
+    async def pins(self) -> list[Pin]:
+        """The daemon's recursive pins, in no order: it does not tell when they were made."""
+        async with aclosing(self.rpc.pin_ls()) as pins:
+            return [Pin(CID.parse(cid), name) async for cid, name in pins]
+
+    async def remove(self, path: Path) -> GCResult:
+        """Unpin a root. Its blocks are left to the daemon's own garbage collection, since others may use them."""
+        cid, names = parse_path(path)
+        if names:
+            raise BadRequestError(f"only a whole root can be removed: {cid}, not a path in it")
+        self._forget()
+        await self.rpc.pin_rm(cid)
+        return GCResult(0, 0, int((await self.rpc.repo_stat())["NumObjects"]))
+
+    async def gc(self) -> GCResult:
+        """Have the daemon collect its garbage."""
+        self._forget()
+        before = await self.rpc.repo_stat()
+        blocks = await self.rpc.repo_gc()
+        after = await self.rpc.repo_stat()
+        freed = max(0, int(before["RepoSize"]) - int(after["RepoSize"]))
+        return GCResult(blocks, freed, int(after["NumObjects"]))
+
+    async def repo_stat(self) -> RepoStat:
+        """The daemon's repo, with what our own store caches."""
+        told, own = await self.rpc.repo_stat(), await super().repo_stat()
+        size = int(told["RepoSize"])
+        return RepoStat(
+            path=str(told["RepoPath"]),
+            store_id="",
+            blocks=int(told["NumObjects"]),
+            size=size,
+            disk_size=size,
+            quota=int(told["StorageMax"]),
+            disk_free=own.disk_free,
+            cache_blocks=own.cache_blocks,
+            cache_size=own.cache_size,
+            cache_quota=own.cache_quota,
+        )
+
+    # -- peers
+
+    async def swarm_peers(self) -> list[dict[str, Any]]:
+        """Connected peers: `peer` id, `address`, `latency` in seconds (None where it is not known)."""
+        return await self.rpc.swarm_peers()
+
+    async def ping(self, peer: str) -> float:
+        """Seconds to a peer and back. Raises RetrievalError for one that does not answer."""
+        return await self.rpc.ping(peer)

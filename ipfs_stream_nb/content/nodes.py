@@ -7,9 +7,12 @@ import os
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from ipfs_stream_nb.content.blocks import BlockStore
+from ipfs_stream_nb.content.blocks.filesystems import default_repo
 from ipfs_stream_nb.content.blocks.store import DEFAULT_CACHE_QUOTA, MIN_FREE
 from ipfs_stream_nb.content.embedded import EmbeddedNode
-from ipfs_stream_nb.content.kubo.discovery import KuboAddress, find_kubo
+from ipfs_stream_nb.content.kubo.discovery import find_kubo
+from ipfs_stream_nb.content.kubo.node import KuboNode
 from ipfs_stream_nb.content.kubo.provider import KuboProvider
 from ipfs_stream_nb.content.kubo.rpc import KuboRPC
 from ipfs_stream_nb.content.node import Node
@@ -17,10 +20,12 @@ from ipfs_stream_nb.content.retrieval.gateway import TrustlessGateway
 from ipfs_stream_nb.content.retrieval.provider import Provider
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
-from ipfs_stream_nb.errors import BadRequestError
+from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, UnreachableError
 
 NodeKind = Literal["auto", "embedded", "kubo"]
 NODE_KINDS: Final[tuple[NodeKind, ...]] = get_args(NodeKind)
+KUBO_TIMEOUT: Final = 5.0
+"""Seconds in which a daemon that the node cannot be without must tell its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +69,45 @@ async def open_node(settings: NodeSettings) -> Node:
     address = None
     if settings.kind != "embedded":
         address = await asyncio.to_thread(find_kubo, settings.kubo_api, settings.kubo_auth)
-    retriever = _retriever(settings.retrieval, address)
+    rpc = None if address is None else KuboRPC(address)
+    retriever = _retriever(settings.retrieval, rpc)
     try:
-        return await EmbeddedNode.open(
-            settings.repo,
+        if settings.kind == "kubo":
+            await _check_kubo(rpc)
+        store = await asyncio.to_thread(
+            BlockStore.open,
+            settings.repo or default_repo(),
             quota=settings.quota,
             min_free=settings.min_free,
             cache_quota=settings.cache_quota,
-            retriever=retriever,
         )
     except BaseException:
         if retriever is not None:
             await retriever.close()
         raise
+    if settings.kind == "kubo" and rpc is not None and retriever is not None:
+        return KuboNode(store, retriever, rpc)
+    return EmbeddedNode(store, retriever)
 
 
-def _retriever(settings: RetrievalSettings, kubo: KuboAddress | None) -> Retriever | None:
+def _retriever(settings: RetrievalSettings, kubo: KuboRPC | None) -> Retriever | None:
     """Asks Kubo, then the gateways; None where there is nobody to ask."""
-    providers: list[Provider] = [] if kubo is None else [KuboProvider(KuboRPC(kubo))]
+    providers: list[Provider] = [] if kubo is None else [KuboProvider(kubo, patience=settings.answer_timeout)]
     providers += [TrustlessGateway(url, settings) for url in settings.gateways]
-    if not providers:
-        return None
-    return Retriever(providers, settings)
+    return Retriever(providers, settings) if providers else None
+
+
+async def _check_kubo(rpc: KuboRPC | None) -> None:
+    if rpc is None:
+        raise UnreachableError(
+            "no Kubo daemon was found: start one with `ipfs daemon`, or say where it is with kubo_api or $IPFS_API"
+        )
+    try:
+        async with asyncio.timeout(KUBO_TIMEOUT):
+            await rpc.check()
+    except TimeoutError as error:
+        if isinstance(error, IPFSStreamError):
+            raise
+        raise UnreachableError(
+            f"{rpc.address.name} did not answer within {KUBO_TIMEOUT:g} s; is it a Kubo daemon's RPC?"
+        ) from None

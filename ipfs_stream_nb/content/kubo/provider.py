@@ -7,9 +7,9 @@ from concurrent.futures import Executor
 
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.kubo.flatfs import FlatFS
-from ipfs_stream_nb.content.kubo.rpc import KuboRPC
+from ipfs_stream_nb.content.kubo.rpc import BLOCK_TIMEOUT, KuboRPC
 from ipfs_stream_nb.content.retrieval.provider import ProviderKind
-from ipfs_stream_nb.errors import IPFSStreamError, NotFoundError
+from ipfs_stream_nb.errors import IPFSStreamError, NotFoundError, RetrievalTimeoutError, UnreachableError
 
 
 class KuboProvider:
@@ -17,18 +17,24 @@ class KuboProvider:
 
     kind: ProviderKind = "kubo"
 
-    def __init__(self, rpc: KuboRPC, executor: Executor | None = None) -> None:
-        """Files are read on `executor`; None: the event loop's own. The provider closes `rpc`."""
+    def __init__(
+        self, rpc: KuboRPC, executor: Executor | None = None, *, patience: float = BLOCK_TIMEOUT
+    ) -> None:
+        """Files are read on `executor`; None: the event loop's own. The provider closes `rpc`.
+
+        `patience`: seconds that the daemon may look for a block.
+        """
         self.name = rpc.address.name
         self.near = True
         self._rpc = rpc
+        self._patience = patience
         self._executor = executor
         self._files: FlatFS | None = None
         self._looking: asyncio.Task[None] | None = None
 
     async def get(self, cid: CID) -> bytes:
         """The block, which the daemon may have to look for on its network. Raises as Provider.get does."""
-        return await self._rpc.block_get(cid)
+        return await self._rpc.block_get(cid, patience=self._patience)
 
     async def get_held(self, cid: CID) -> bytes | None:
         """The block where the daemon holds it itself."""
@@ -40,9 +46,13 @@ class KuboProvider:
             if block is not None:
                 return block
         try:
-            return await self._rpc.block_get(cid, offline=True)
+            return await self._rpc.block_get(cid, offline=True, patience=0)
         except NotFoundError:
             return None
+        except (
+            RetrievalTimeoutError
+        ) as error:  # what it holds is at hand, so it hangs, and is left alone for a while
+            raise UnreachableError(str(error)) from error
 
     async def _look(self) -> None:
         try:

@@ -16,8 +16,10 @@ from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
 from ipfs_stream_nb.content.kubo.transport import MIN_VERSION, SLOW_TIMEOUT, KuboTransport, Options
 from ipfs_stream_nb.errors import NotFoundError, RetrievalError, RetrievalTimeoutError
 
-BLOCK_TIMEOUT: Final = 30
+BLOCK_TIMEOUT: Final = 30.0
 """Seconds that a daemon may look for a block on its network."""
+MARGIN: Final = 5.0
+"""Seconds that it may take beside that."""
 PIN_STALL = 120.0
 """Seconds in which a pin must find a further block."""
 PING_TIMEOUT: Final = 10.0
@@ -65,13 +67,15 @@ class KuboRPC(KuboTransport):
 
     # -- blocks
 
-    async def block_get(self, cid: CID, *, offline: bool = False, patience: int = BLOCK_TIMEOUT) -> bytes:
+    async def block_get(self, cid: CID, *, offline: bool = False, patience: float = BLOCK_TIMEOUT) -> bytes:
         """A block, not verified: with `offline` only where the daemon has it, else after at most `patience` seconds.
 
         Raises NotFoundError and RetrievalTimeoutError.
         """
-        options = {"offline": True} if offline else {"timeout": f"{patience}s"}
-        async with self.request("block/get", str(cid), options=options, silence=patience + 5) as response:
+        options = {"offline": True} if offline else {"timeout": f"{patience:g}s"}
+        async with self.request(
+            "block/get", str(cid), options=options, silence=patience + MARGIN
+        ) as response:
             if (response.content_length or 0) > MAX_BLOCK:
                 raise RetrievalError(
                     f"{self.address.name} gives {response.content_length:,} bytes for a block"

@@ -32,7 +32,7 @@ def publish(publisher, request) -> Callable[..., str]:
         if key is None:
             key = publisher.run("key", "gen", f"--type={type}", f"{request.node.name}-{len(made)}")
             made.append(key)
-        publisher.run("name", "publish", "--allow-offline", f"--key={key}", *options, path)
+        publisher.run("name", "publish", "--allow-offline", "--resolve=false", f"--key={key}", *options, path)
         return key
 
     return publish

@@ -49,6 +49,7 @@ def test_a_silent_relay_keeps_its_connections(two_hosts):
 
 def test_announcements_are_found(two_hosts):
     """The DHT of these nodes works on their private addresses."""
+    two_hosts.hurry()
     cid = two_hosts.near.run("add", "-Q", data=os.urandom(100))
     two_hosts.near.run("routing", "provide", cid)
     for far in two_hosts.fars:

@@ -13,7 +13,6 @@ from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.display import a_kind
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, NotFoundError
 from ipfs_stream_nb.network.report import (
-    PINGS,
     ConfigChange,
     ConfigPlan,
     NetworkReport,
@@ -25,6 +24,8 @@ from ipfs_stream_nb.network.report import (
 if TYPE_CHECKING:
     from ipfs_stream_nb.content.kubo.rpc import KuboRPC
 
+PINGS: Final = 3
+"""To each peer; Kubo sends them a second apart."""
 PING_SECONDS: Final = 6.0
 """After which pings that have not come back are lost."""
 PINGS_AT_ONCE: Final = 16
@@ -62,8 +63,8 @@ class NetworkOptimizer:
         if rpc is None:
             raise BadRequestError(
                 f"NetworkOptimizer works on the peers of a Kubo daemon, and {a_kind(ipfs_api)} has none; "
-                "start one (`ipfs daemon`, see https://docs.ipfs.tech/install/) and give a node of it: "
-                "`await KuboNode.open()`"
+                "start one (`ipfs daemon`, see https://docs.ipfs.tech/install/), and give a node over it: "
+                "`await open_node(NodeSettings('kubo'))` from ipfs_stream_nb.content.nodes makes one"
             )
         if max_preferred_peers < 1 or max_measured < 1:
             raise BadRequestError(
@@ -207,7 +208,7 @@ class NetworkOptimizer:
             note = str(error)
         except TimeoutError:
             note = f"no answer in {PING_SECONDS:g} s"
-        return PeerLatency(peer, address, tuple(times), note=note)
+        return PeerLatency(peer, address, tuple(times), PINGS, note)
 
     async def _connected(self) -> dict[str, str]:
         """The address of each connected peer by its id; those that Kubo knows to be near come first."""

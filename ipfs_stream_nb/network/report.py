@@ -15,8 +15,6 @@ from ipfs_stream_nb.display import facts_html, table_html
 if TYPE_CHECKING:
     import pandas as pd
 
-PINGS: Final = 3
-"""To each peer; Kubo sends them a second apart."""
 MAX_LOSS: Final = 0.5
 """A peer that loses more of its pings is never chosen."""
 
@@ -30,7 +28,8 @@ class PeerLatency:
     """The multiaddr of its connection, without the peer's id."""
     times: tuple[float, ...]
     """Seconds to the peer and back, of each ping that returned."""
-    sent: int = PINGS
+    sent: int
+    """Pings."""
     note: str = ""
     """What came instead of the others."""
 

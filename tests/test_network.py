@@ -16,7 +16,7 @@ from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.kubo.discovery import find_kubo
 from ipfs_stream_nb.content.kubo.rpc import KuboRPC
 from ipfs_stream_nb.content.nodes import NodeSettings, open_node
-from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError
+from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, RetrievalError
 from ipfs_stream_nb.network import (
     ConfigPlan,
     NetworkReport,
@@ -406,6 +406,31 @@ async def test_settings_follow_the_choice(two_hosts, api, quick):
     first.relay.delay = 0.3
     await network.optimize(apply_config=True, show=lambda _plan: None)
     assert [one["ID"] for one in await api.rpc.config("Peering.Peers")] == [second.peer]
+    await network.undo_config()
+    assert two_hosts.config_file.read_bytes() == untouched
+
+
+@pytest.mark.parametrize("written", [False, True])
+async def test_a_change_of_settings_that_fails_can_be_put_back(two_hosts, api_of, quick, written):
+    """Whether or not the daemon had made it before its answer was lost; so can the change before that."""
+    untouched = two_hosts.config_file.read_bytes()
+
+    class Failing(KuboRPC):
+        calls = 0
+
+        async def set_config(self, key, value):
+            self.calls += 1
+            if written or self.calls != 2:
+                await super().set_config(key, value)
+            if self.calls == 2:
+                raise RetrievalError("the answer was lost")
+
+    network = NetworkOptimizer(api_of(Failing), max_preferred_peers=1)
+    await network.optimize(apply_config=True, show=lambda _plan: None)
+    two_hosts.fars[0].relay.delay = 0.3
+    with pytest.raises(RetrievalError, match="was lost"):
+        await network.optimize(apply_config=True, show=lambda _plan: None)
+    assert two_hosts.config_file.read_bytes() != untouched
     await network.undo_config()
     assert two_hosts.config_file.read_bytes() == untouched
 

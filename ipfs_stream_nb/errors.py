@@ -14,6 +14,7 @@
     ├── CorruptContentError                     corrupt_content
     ├── RetrievalError                          retrieval_failed
     │   ├── UnreachableError
+    │   ├── RefusedError
     │   └── StoreError
     ├── RetrievalTimeoutError (TimeoutError)    timeout
     └── BusyError                               busy
@@ -190,6 +191,10 @@ class RetrievalError(IPFSStreamError):
 
 class UnreachableError(RetrievalError):
     """Somebody who might have it cannot be connected to."""
+
+
+class RefusedError(RetrievalError):
+    """Somebody who might have it will not give it, or not in a form that can be used; asking again does not help."""
 
 
 class StoreError(RetrievalError):

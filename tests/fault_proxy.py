@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
@@ -47,12 +48,19 @@ class Request:
 
 
 class FaultProxy:
-    """`async with FaultProxy(url) as proxy`: the same paths as at `url`, under `proxy.url`."""
+    """`async with FaultProxy(url) as proxy`: the same paths as at `url`, under `proxy.url`.
+
+    `faults` are for the next requests, one each; when there are none, `rule` says what becomes of a request. After the
+    `with` block connections to `proxy.url` are refused.
+    """
 
     def __init__(self, upstream: str, rule: Callable[[Request], Fault | None] | None = None) -> None:
         self._host, self._port = urlsplit(upstream).hostname, urlsplit(upstream).port
         self.rule = rule
+        self.faults: deque[Fault] = deque()
         self.requests: list[Request] = []
+        self.bytes_in = 0
+        """Bytes that clients sent, heads included."""
         self.bytes_out = 0
         """Bytes sent to clients, heads included."""
         self.asked = asyncio.Condition()
@@ -94,11 +102,13 @@ class FaultProxy:
         method, path, _ = lines[0].split(" ", 2)
         headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
         request = Request(method, path, headers)
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        body = await _read_body(reader, headers)
+        self.bytes_in += len(head) + len(body)
         self.requests.append(request)
         async with self.asked:
             self.asked.notify_all()
-        fault = (self.rule(request) if self.rule else None) or Fault()
+        fault = self.faults.popleft() if self.faults else (self.rule(request) if self.rule else None)
+        fault = fault or Fault()
         if fault.delay:
             await asyncio.sleep(fault.delay)
         if fault.refuse:
@@ -166,6 +176,19 @@ class FaultProxy:
         writer.write(data)
         self.bytes_out += len(data)
         await writer.drain()
+
+
+async def _read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    """The body of a request as it came, with the marks of its chunks."""
+    if "chunked" not in headers.get("transfer-encoding", ""):
+        return await reader.readexactly(int(headers.get("content-length", 0)))
+    body = b""
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        size = int(line.split(b";")[0], 16)
+        body += line + await reader.readexactly(size + 2)
+        if not size:
+            return body
 
 
 def _head(status: str, headers: dict[str, str]) -> bytes:

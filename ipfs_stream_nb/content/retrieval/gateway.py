@@ -20,6 +20,8 @@ from ipfs_stream_nb.content.retrieval.http import HTTPSource
 from ipfs_stream_nb.content.retrieval.provider import ProviderKind
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
+    BusyError,
+    CorruptContentError,
     IPFSStreamError,
     NotFoundError,
     RetrievalError,
@@ -74,13 +76,9 @@ class TrustlessGateway(HTTPSource):
         request = self.request(f"ipfs/{cid}", params, {"Accept": _CAR})
         async with request as response, aclosing(self.pieces(response)) as pieces:
             async for piece in pieces:
-                try:
-                    blocks = decoder.feed(piece)
-                except TooLargeError as error:
-                    raise RetrievalError(f"it sent a CAR that cannot be read: {error}") from error
-                for block in blocks:
+                for block in _read_car(decoder, piece):
                     yield block
-        decoder.finish()
+        _read_car(decoder, None)
 
     async def ipns_record(self, name: str) -> bytes:
         """The signed record of an IPNS name in base 36, not verified. Raises as Provider.get does."""
@@ -88,13 +86,27 @@ class TrustlessGateway(HTTPSource):
 
     async def error(self, response: aiohttp.ClientResponse) -> IPFSStreamError:
         """What an answer that is not 200 means; our own server says it."""
-        if self.kind == "server":
-            try:
-                body = json.loads(await response.content.read(MAX_ERROR_BYTES))
-            except ValueError:
-                body = None
-            if isinstance(body, dict) and "code" in body:
-                return (
-                    NotFoundError(str(body.get("error"))) if response.status == 412 else error_from_json(body)
-                )
-        return await super().error(response)
+        told = await super().error(response)
+        if self.kind != "server":
+            return told
+        try:
+            body = json.loads(await self.read(response, MAX_ERROR_BYTES, "an error"))
+        except (IPFSStreamError, ValueError, RecursionError):
+            return told
+        if not isinstance(body, dict) or "code" not in body:
+            return told
+        error = error_from_json(body)
+        if isinstance(error, BusyError):
+            error.retry_after = getattr(told, "retry_after", None)
+        return NotFoundError(str(error)) if response.status == 412 else error
+
+
+def _read_car(decoder: CarDecoder, piece: bytes | None) -> list[CarBlock]:
+    """The next blocks, or the end for None. What is no CAR, or cut short, is no block with wrong bytes."""
+    try:
+        if piece is not None:
+            return decoder.feed(piece)
+        decoder.finish()
+    except (CorruptContentError, TooLargeError) as error:
+        raise RetrievalError(f"it sent a CAR that cannot be read: {error}") from error
+    return []

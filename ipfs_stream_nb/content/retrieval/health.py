@@ -10,6 +10,8 @@ from typing import Any, Final
 
 LATENCIES: Final = 32
 """Latest answers whose latency counts."""
+RECENT_SECONDS: Final = 600.0
+"""Older answers and failures no longer count: it may do better by now, and gets a chance."""
 UNTRIED_SECONDS: Final = 0.5
 """What an answer is expected to take of a provider that was never asked."""
 FAILURE_SECONDS: Final = 2.0
@@ -26,9 +28,10 @@ class Health:
     """One provider's. Times are seconds of a monotonic clock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self.clock = clock
+        self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES)  # when, and how long
         self._failures = 0
+        self._failed_at = -RECENT_SECONDS
         self._rests = 0
         self._rest_until = 0.0
         self.ok = 0
@@ -43,40 +46,55 @@ class Health:
 
     @property
     def latency(self) -> float | None:
-        """The median of the latest answers; None for none yet."""
-        return statistics.median(self._latencies) if self._latencies else None
+        """The median of the latest answers; None for none yet, or none of late."""
+        since = self.clock() - RECENT_SECONDS
+        recent = [seconds for when, seconds in self._latencies if when >= since]
+        return statistics.median(recent) if recent else None
 
     @property
     def resting(self) -> float:
         """Seconds until it is asked again; 0 where it can be asked now."""
-        return max(0.0, self._rest_until - self._clock())
+        return max(0.0, self._rest_until - self.clock())
 
     @property
     def score(self) -> float:
         """Seconds that an answer is expected to take: who has fewest is asked first."""
-        latency = self.latency
-        return (UNTRIED_SECONDS if latency is None else latency) + FAILURE_SECONDS * self._failures
+        failures = self._failures if self.clock() - self._failed_at < RECENT_SECONDS else 0
+        return self._expected + FAILURE_SECONDS * failures
 
-    def answered(self, seconds: float) -> None:
-        """It gave a block."""
+    @property
+    def _expected(self) -> float:
+        latency = self.latency
+        return UNTRIED_SECONDS if latency is None else latency
+
+    def answered(self, seconds: float | None) -> None:
+        """It gave a block; `seconds` is None where that says nothing of how long the next one takes."""
         self.ok += 1
-        self._latencies.append(seconds)
+        if seconds is not None:
+            self._latencies.append((self.clock(), seconds))
         self._failures = self._rests = 0
 
     def overtaken(self, seconds: float) -> None:
-        """Somebody else was quicker: its answer would have taken at least so long."""
-        self._latencies.append(seconds)
+        """Somebody else was quicker: its answer would have taken at least so long, which may be no news."""
+        if seconds > self._expected:
+            self._latencies.append((self.clock(), seconds))
 
     def has_not(self) -> None:
         """It said that it does not have a block: that is an answer, too."""
         self.missing += 1
         self._failures = 0
 
-    def failure(self, reason: str, *, unreachable: bool = False) -> None:
-        """It failed; one that cannot be reached rests at once."""
+    def failure(self, reason: str, *, unreachable: bool = False, began: float | None = None) -> None:
+        """It failed; one that cannot be reached rests at once.
+
+        Requests that were under way together fail together: one that `began` before the last failure is no further one.
+        """
         self.failed += 1
-        self._failures += 1
         self.reason = reason
+        if began is not None and began < self._failed_at:
+            return
+        self._failures += 1
+        self._failed_at = self.clock()
         if unreachable or self._failures >= MAX_FAILURES:
             self._rest(min(REST_SECONDS * 2**self._rests, MAX_REST_SECONDS))
             self._rests += 1
@@ -94,13 +112,19 @@ class Health:
         self._rest(seconds)
 
     def _rest(self, seconds: float) -> None:
-        self._rest_until = max(self._rest_until, self._clock() + seconds)
+        self._rest_until = max(self._rest_until, self.clock() + seconds)
 
     def describe(self) -> dict[str, Any]:
         """For people and for JSON: `latency_ms` is milliseconds, `resting_s` seconds."""
         resting = self.resting
         latency = self.latency
-        state = "resting" if resting else "untried" if not (self.ok or self.missing or self.failed) else "ok"
+        state = (
+            "resting"
+            if resting
+            else "untried"
+            if not (self.ok or self.missing or self.failed or self.corrupt)
+            else "ok"
+        )
         return {
             "state": state,
             "latency_ms": None if latency is None else round(latency * 1000, 1),

@@ -7,8 +7,9 @@ import email.utils
 import ipaddress
 import socket
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, asynccontextmanager
+import urllib.request
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import Final
 
@@ -23,6 +24,7 @@ from ipfs_stream_nb.errors import (
     BusyError,
     IPFSStreamError,
     NotFoundError,
+    RefusedError,
     RetrievalError,
     RetrievalTimeoutError,
     UnreachableError,
@@ -31,8 +33,14 @@ from ipfs_stream_nb.errors import (
 MAX_REDIRECTS: Final = 5
 MAX_RETRY_AFTER: Final = 600.0
 """Seconds that a service may ask to be left alone for."""
+_REDIRECTS: Final = {301, 302, 303, 307, 308}
 _GONE: Final = {404, 410}
+_REFUSED: Final = {401, 403, 451}
 _BUSY: Final = {429, 503}
+_NOT_PUBLIC: Final = (".localhost", ".local", ".internal", ".home.arpa")
+"""Ends of names that the public DNS does not have (RFC 6761, 6762, 8375; ICANN's choice of 2024)."""
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+"""The last four bytes are an IPv4 address (RFC 6052)."""
 
 
 class HTTPSource:
@@ -47,10 +55,11 @@ class HTTPSource:
         self.settings = settings
         self._headers = dict(headers or {})
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     @property
     def is_inner(self) -> bool:
-        """Whether it is on this machine, or named by an address that is not public."""
+        """Whether its name says that it is on this machine or in an inner network (see `is_inner`)."""
         return is_inner(self.url.host or "")
 
     @asynccontextmanager
@@ -58,35 +67,45 @@ class HTTPSource:
         self, path: str, params: Mapping[str, str], headers: Mapping[str, str]
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """One GET with its redirects; everything that goes wrong on the way is one of our errors."""
-        settings = self.settings
         url = self.url.joinpath(path) % params
-        try:
+        with self._our_errors():
             for _ in range(MAX_REDIRECTS + 1):
                 own = self._headers if url.origin() == self.url.origin() else {}
-                async with asyncio.timeout(settings.answer_timeout):
+                async with asyncio.timeout(self.settings.answer_timeout):
                     response = await self._open().get(url, headers={**headers, **own}, allow_redirects=False)
                 async with response:
                     location = response.headers.get("Location")
-                    if response.status in {301, 302, 303, 307, 308} and location is not None:
+                    if response.status in _REDIRECTS and location is not None:
                         url = self._redirected(url, location)
                         continue
                     if response.status != 200:
                         raise await self.error(response)
+                    encoding = response.headers.get("Content-Encoding", "identity")
+                    if encoding != "identity":
+                        raise RetrievalError(f"it compresses what it was asked to send as it is ({encoding})")
                     yield response
                     return
             raise RetrievalError(f"it redirects over {MAX_REDIRECTS} times")
-        except TimeoutError as error:
-            if isinstance(error, IPFSStreamError):
-                raise
-            if isinstance(error, aiohttp.ConnectionTimeoutError):
-                raise UnreachableError(f"no connection in {settings.connect_timeout:g} s") from None
+
+    @contextmanager
+    def _our_errors(self) -> Iterator[None]:
+        settings = self.settings
+        try:
+            yield
+        except IPFSStreamError:
+            raise
+        except aiohttp.ConnectionTimeoutError:
+            raise UnreachableError(f"no connection in {settings.connect_timeout:g} s") from None
+        except TimeoutError:
             raise RetrievalTimeoutError(f"no answer in {settings.answer_timeout:g} s") from None
         except aiohttp.ClientConnectorError as error:
             raise UnreachableError(f"it cannot be reached: {error.os_error.strerror or error}") from None
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
-            if isinstance(error, IPFSStreamError):
-                raise
             raise RetrievalError(f"it broke off, or does not speak HTTP ({type(error).__name__})") from None
+        except RuntimeError:
+            if not self._closed:
+                raise
+            raise RetrievalError("its connections were closed") from None
 
     async def pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The body as it comes."""
@@ -102,15 +121,15 @@ class HTTPSource:
             yield piece
 
     async def read(self, response: aiohttp.ClientResponse, limit: int, what: str) -> bytes:
-        """The whole body. Raises RetrievalError where it is over `limit` bytes, which is too many for `what`."""
+        """The whole body. Raises RefusedError where it is over `limit` bytes, which is too many for `what`."""
         if (response.content_length or 0) > limit:
-            raise RetrievalError(f"it answers with {response.content_length:,} bytes, too many for {what}")
+            raise RefusedError(f"it answers with {response.content_length:,} bytes, too many for {what}")
         data = bytearray()
         async with aclosing(self.pieces(response)) as pieces:
             async for piece in pieces:
                 data += piece
                 if len(data) > limit:
-                    raise RetrievalError(f"it answers with over {limit:,} bytes, too many for {what}")
+                    raise RefusedError(f"it answers with over {limit:,} bytes, too many for {what}")
         return bytes(data)
 
     async def record(self, path: str, params: Mapping[str, str]) -> bytes:
@@ -143,55 +162,88 @@ class HTTPSource:
             return BusyError(f"it asks to be left alone (HTTP {status})", retry_after=after)
         if status == 412:
             return NotFoundError("it does not hold it")
+        if status in _REFUSED:
+            return RefusedError(f"it refuses to give it (HTTP {status})")
         return RetrievalError(f"it answers HTTP {status}")
 
     def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise RetrievalError("its connections were closed")
         if self._session is None:
-            settings = self.settings
             inner = self.is_inner
             self._session = aiohttp.ClientSession(
                 headers={
                     "User-Agent": f"ipfs_stream_nb/{version('ipfs_stream_nb')}",
                     "Accept-Encoding": "identity",
                 },
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout),
-                # a public gateway must not be able to send this server into its own network
-                connector=aiohttp.TCPConnector(limit=0, resolver=None if inner else GlobalResolver()),
+                timeout=aiohttp.ClientTimeout(total=None, connect=self.settings.connect_timeout),
+                connector=aiohttp.TCPConnector(limit=0, resolver=Resolver(inner=inner)),
                 trust_env=not inner,
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # a few bytes could become a great many
                 read_bufsize=1024 * 1024,
             )
         return self._session
 
     async def close(self) -> None:
-        """End its connections. Idempotent."""
+        """End its connections, and what is under way on them. Idempotent."""
+        self._closed = True
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
 
-class GlobalResolver(ThreadedResolver):
-    """DNS that knows public addresses only: a name that leads into an inner network leads nowhere."""
+class Resolver(ThreadedResolver):
+    """DNS that knows public addresses only, so that a public service cannot send this server into its own network."""
+
+    def __init__(self, *, inner: bool) -> None:
+        """With `inner` it knows all addresses."""
+        super().__init__()
+        self._inner = inner
+        # the operator's own proxy, which is asked for whatever is public, may well be in an inner network
+        proxies = [URL(url) for url in urllib.request.getproxies().values() if "://" in url]
+        self._proxies = {(proxy.host, proxy.port) for proxy in proxies}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """As every resolver's. Raises OSError where there is no public address."""
+        """As every resolver's; names below localhost are this machine (RFC 6761). Raises OSError for no address."""
+        if host.endswith(".localhost"):
+            host = "localhost"
         found = await super().resolve(host, port, family)
-        public = [entry for entry in found if ipaddress.ip_address(entry["host"]).is_global]
+        if self._inner or (host, port) in self._proxies:
+            return found
+        public = [entry for entry in found if _is_public(ipaddress.ip_address(entry["host"]))]
         if not public:
-            raise OSError(None, f"{host} has no public address")
+            text = f"{host} has no public address; what is in an inner network is named by its address"
+            raise OSError(None, text)
         return public
 
 
 def is_inner(host: str) -> bool:
-    """Whether a host is named by an address that is not public, or is this machine. Names are not looked up."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+    """Whether a host is this machine or in an inner network, by its address or by the look of its name.
+
+    Names are not looked up. Those without a dot are given by an inner network, as in `http://kubo:8080`.
+    """
+    host = host.strip("[]").rstrip(".").lower()
     try:
-        return not ipaddress.ip_address(host.strip("[]")).is_global
+        return not _is_public(ipaddress.ip_address(host))
     except ValueError:
-        return False
+        pass
+    try:
+        return not _is_public(ipaddress.IPv4Address(socket.inet_aton(host)))  # 127.1, or 2130706433
+    except OSError:
+        return "." not in host or host.endswith(_NOT_PUBLIC)
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        within = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            within = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        if within is not None:
+            return _is_public(within)
+    return address.is_global and not address.is_multicast
 
 
 def _retry_after(value: str | None) -> float | None:

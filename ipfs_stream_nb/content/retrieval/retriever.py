@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from ipfs_stream_nb.errors import (
     CorruptContentError,
     IPFSStreamError,
     NotFoundError,
+    RefusedError,
     RetrievalError,
     RetrievalTimeoutError,
     UnreachableError,
@@ -35,9 +35,9 @@ HASH_ON_LOOP_BYTES: Final = 16 * 1024
 """Larger blocks are hashed on a thread."""
 AT_ONCE: Final = 3
 """Providers that are asked for one block at the same time, at most."""
-MISSING_SECONDS: Final = 60.0
-"""How long it is remembered that a provider does not have a block."""
-MISSING_ENTRIES: Final = 16_384
+DENIED_SECONDS: Final = 60.0
+"""How long it is remembered that a provider does not have a block, or does not give it."""
+DENIED_ENTRIES: Final = 16_384
 ROUTED_PROVIDERS: Final = 8
 """Gateways that a router named and that are kept."""
 RETRY_DELAY: Final = 0.5
@@ -70,9 +70,19 @@ class Fetched:
 
 @dataclass(eq=False)
 class _Known:
+    """A provider, and what is under way with it: `runs` are at most half of all, since they wait for their readers."""
+
     provider: Provider
     slots: asyncio.Semaphore
+    runs: asyncio.Semaphore
     health: Health = field(default_factory=Health)
+
+
+@dataclass(eq=False)
+class _Attempt:
+    known: _Known
+    began: float | None = None
+    """When it was asked; None while it waits for a slot."""
 
 
 @dataclass(eq=False)
@@ -99,11 +109,13 @@ class Retriever:
         self._known = [self._know(provider) for provider in providers]
         self._routed: LRUCache[str, _Known] = LRUCache(ROUTED_PROVIDERS)
         self._flights: dict[CID, _Flight] = {}
-        self._missing: TTLCache[tuple[str, bytes], bool] = TTLCache(MISSING_ENTRIES, MISSING_SECONDS)
+        self._denied: TTLCache[tuple[str, bytes], tuple[type[IPFSStreamError], str]]
+        self._denied = TTLCache(DENIED_ENTRIES, DENIED_SECONDS)
         self._closed = False
 
     def _know(self, provider: Provider) -> _Known:
-        return _Known(provider, asyncio.Semaphore(self.settings.max_requests))
+        requests = self.settings.max_requests
+        return _Known(provider, asyncio.Semaphore(requests), asyncio.Semaphore(requests // 2))
 
     async def get(self, cid: CID) -> Fetched:
         """A verified block.
@@ -118,49 +130,63 @@ class Retriever:
         flight = self._flights.get(cid)
         if flight is None:
             flight = self._flights[cid] = _Flight(asyncio.create_task(self._fetch(cid), name=f"fetch {cid}"))
-            flight.task.add_done_callback(lambda _: self._flights.pop(cid, None))
+            flight.task.add_done_callback(lambda _: self._landed(cid, flight))
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._closed and flight.task.cancelled() and caller is not None and not caller.cancelling():
+                raise RetrievalError("the node was closed") from None
+            raise
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
-                self._flights.pop(cid, None)
+                self._landed(cid, flight)
                 flight.task.cancel()
                 await asyncio.wait([flight.task])
 
+    def _landed(self, cid: CID, flight: _Flight) -> None:
+        """Whoever wants the block from now on needs a flight of their own."""
+        if self._flights.get(cid) is flight:
+            del self._flights[cid]
+
     async def _fetch(self, cid: CID) -> Fetched:
         trouble: dict[str, IPFSStreamError] = {}
-        held = await self._held(cid, trouble)
-        if held is not None:
-            return held
+        found = await self._held(cid, trouble)
+        if found is not None:
+            return found
+        proven = [known for known in self._routed.values() if known.health.ok]
+        among = [*self._known, *proven]
         for number in range(self.settings.max_retries + 1):
             if number:
                 await asyncio.sleep(RETRY_DELAY * number * random.uniform(0.8, 1.2))  # noqa: S311  # jitter
-            found = await self._race(cid, self._usable(cid, self._known), trouble)
+            found = await self._race(cid, self._usable(cid, among), trouble)
+            if found is None and not number:
+                others = [known for known in await self._routes(cid) if known not in proven]
+                among += others
+                found = await self._race(cid, self._usable(cid, others), trouble)
             if found is not None:
                 return found
-            if not self._usable(cid, self._known):  # all have said no, or rest
+            if not self._usable(cid, among):  # all have said no, or rest
                 break
-        found = await self._race(cid, self._usable(cid, await self._routes(cid)), trouble)
-        if found is None:
-            raise self._error(cid, trouble)
-        return found
+        raise self._error(cid, among, trouble)
 
     async def _held(self, cid: CID, trouble: dict[str, IPFSStreamError]) -> Fetched | None:
         """From a provider on this machine that has it at hand."""
         for known in self._known:
             if not known.provider.near or known.health.resting:
                 continue
+            began = known.health.clock()
             try:
                 async with known.slots:
                     data = await known.provider.get_held(cid)
                 if data is not None:
                     await self._verify(cid, data)
-                    known.health.ok += 1
+                    known.health.answered(None)
                     return Fetched(cid, data, known.provider.name, held=True)
             except IPFSStreamError as error:
-                self._note(known, cid, error)
+                self._note(known, cid, error, began)
                 trouble[known.provider.name] = error
         return None
 
@@ -170,7 +196,7 @@ class Retriever:
         usable = [
             known
             for known in among
-            if not known.health.resting and (known.provider.name, key) not in self._missing
+            if not known.health.resting and (known.provider.name, key) not in self._denied
         ]
         return sorted(usable, key=lambda known: known.health.score)
 
@@ -179,48 +205,64 @@ class Retriever:
     ) -> Fetched | None:
         """The first right block; another provider is asked whenever one fails or takes long."""
         todo = runners[::-1]
-        running: dict[asyncio.Task[Fetched], tuple[_Known, float]] = {}
-        start_next = True
+        running: dict[asyncio.Task[Fetched], _Attempt] = {}
         try:
             while running or todo:
-                if todo and len(running) < AT_ONCE and start_next:
-                    known = todo.pop()
-                    task = asyncio.create_task(self._ask(known, cid))
-                    running[task] = known, time.monotonic()
-                patience = self._patience(known) if todo and len(running) < AT_ONCE else None
+                patience = None
+                if todo and len(running) < AT_ONCE:
+                    attempt = _Attempt(todo.pop())
+                    task = asyncio.create_task(self._ask(attempt, cid), name=f"ask for {cid}")
+                    running[task] = attempt
+                    if todo and len(running) < AT_ONCE:
+                        patience = self._patience(attempt.known)
                 done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                start_next = True
-                for task in done:
-                    asked, _ = running.pop(task)
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    if not isinstance(error, IPFSStreamError):
-                        raise error
-                    trouble[asked.provider.name] = error
+                found = [
+                    task.result() for task in done if self._ended(running.pop(task).known, task, trouble)
+                ]
+                if found:
+                    self._overtaken(running.values())
+                    return found[0]
             return None
         finally:
-            for task, (known, started) in running.items():
+            for task in running:
                 task.cancel()
-                known.health.overtaken(time.monotonic() - started)
             if running:
                 await asyncio.wait(running)
+
+    def _ended(self, known: _Known, task: asyncio.Task[Fetched], trouble: dict[str, IPFSStreamError]) -> bool:
+        """Whether an attempt gave the block; if not, what went wrong is kept."""
+        error = task.exception()
+        if error is None:
+            return True
+        if not isinstance(error, IPFSStreamError):
+            raise error
+        trouble[known.provider.name] = error
+        return False
+
+    def _overtaken(self, attempts: Iterable[_Attempt]) -> None:
+        for attempt in attempts:
+            if attempt.began is not None:
+                health = attempt.known.health
+                health.overtaken(health.clock() - attempt.began)
 
     def _patience(self, known: _Known) -> float:
         """Seconds that a provider has before another one is asked as well."""
         usual, latency = self.settings.hedge_after, known.health.latency
         return usual if latency is None else min(max(2 * latency, usual / 4), usual * 4)
 
-    async def _ask(self, known: _Known, cid: CID) -> Fetched:
+    async def _ask(self, attempt: _Attempt, cid: CID) -> Fetched:
+        known = attempt.known
         async with known.slots:
-            start = time.monotonic()
+            if known.health.resting:  # since another request that it had before this one
+                raise _left_alone(known.health)
+            attempt.began = began = known.health.clock()
             try:
                 data = await known.provider.get(cid)
                 await self._verify(cid, data)
             except IPFSStreamError as error:
-                self._note(known, cid, error)
+                self._note(known, cid, error, began)
                 raise
-        known.health.answered(time.monotonic() - start)
+        known.health.answered(known.health.clock() - began)
         return Fetched(cid, data, known.provider.name)
 
     async def _verify(self, cid: CID, data: bytes) -> None:
@@ -229,18 +271,19 @@ class Retriever:
         else:
             await asyncio.get_running_loop().run_in_executor(self._executor, cid.verify, data)
 
-    def _note(self, known: _Known, cid: CID, error: IPFSStreamError) -> None:
-        """Let an error count."""
+    def _note(self, known: _Known, cid: CID, error: IPFSStreamError, began: float) -> None:
+        """Let the error of a request that began then count."""
         health = known.health
+        if isinstance(error, NotFoundError | RefusedError):
+            self._denied[known.provider.name, cid.multihash] = type(error), str(error)
         if isinstance(error, NotFoundError):
             health.has_not()
-            self._missing[known.provider.name, cid.multihash] = True
         elif isinstance(error, CorruptContentError):
             health.wrong_bytes(str(error))
         elif isinstance(error, BusyError):
             health.busy(str(error), BUSY_SECONDS if error.retry_after is None else error.retry_after)
         else:
-            health.failure(str(error), unreachable=isinstance(error, UnreachableError))
+            health.failure(str(error), unreachable=isinstance(error, UnreachableError), began=began)
 
     async def _routes(self, cid: CID) -> list[_Known]:
         """Gateways that a router names for a block."""
@@ -251,27 +294,43 @@ class Retriever:
         except IPFSStreamError:
             return []
         own = {known.provider.name for known in self._known}
+        named, dropped = [], []
         for url in urls[:ROUTED_PROVIDERS]:
-            if url not in self._routed and url not in own:
+            if url in own:
+                continue
+            known = self._routed.get(url)
+            if known is None:
                 if len(self._routed) >= ROUTED_PROVIDERS:
-                    await self._routed.popitem()[1].provider.close()
-                self._routed[url] = self._know(TrustlessGateway(url, self.settings))
-        return [self._routed[url] for url in urls if url in self._routed]
+                    dropped.append(self._routed.popitem()[1])
+                known = self._routed[url] = self._know(TrustlessGateway(url, self.settings))
+            named.append(known)
+        for known in dropped:
+            await known.provider.close()
+        return named
 
-    def _error(self, cid: CID, trouble: dict[str, IPFSStreamError]) -> IPFSStreamError:
-        told = dict(trouble)
-        for known in (*self._known, *self._routed.values()):
-            name = known.provider.name
-            if known.health.resting and name not in told:
-                rest = f"it is left alone for {known.health.resting:.0f} s more, since {known.health.reason}"
-                told[name] = RetrievalError(rest)
-            elif (name, cid.multihash) in self._missing and name not in told:
-                told[name] = NotFoundError("it does not have it")
-        tried = "; ".join(f"{name}: {error}" for name, error in told.items())
-        if all(isinstance(error, NotFoundError) for error in told.values()):
+    def _error(
+        self, cid: CID, among: Sequence[_Known], trouble: dict[str, IPFSStreamError]
+    ) -> IPFSStreamError:
+        """Who was asked and what came of it, and who was not and why."""
+        told = {}
+        for known in among:
+            name, resting = known.provider.name, known.health.resting
+            error = trouble.get(name)
+            if error is None and (name, cid.multihash) in self._denied:
+                kind, text = self._denied[name, cid.multihash]
+                error = kind(text)
+            if error is not None:
+                again = f" (asked again in {resting:.0f} s)" if resting else ""
+                told[name] = error, f"{error}{again}"
+            elif resting:
+                error = _left_alone(known.health)
+                told[name] = error, str(error)
+        errors = [error for error, _ in told.values()]
+        if all(isinstance(error, NotFoundError) for error in errors):
             names = ", ".join(told) or "there is nobody to ask"
             return NotFoundError(f"{cid} is not here, and was not found elsewhere: {names}")
-        late = all(isinstance(error, RetrievalTimeoutError | NotFoundError) for error in told.values())
+        late = all(isinstance(error, RetrievalTimeoutError | NotFoundError) for error in errors)
+        tried = "; ".join(f"{name}: {text}" for name, (_, text) in told.items())
         kind = RetrievalTimeoutError if late else RetrievalError
         return kind(f"{cid} is not here, and could not be fetched. Tried: {tried}")
 
@@ -281,23 +340,23 @@ class Retriever:
         """Verified blocks of bytes `start` to `stop` of the file under `cid`, in the order of a CAR.
 
         From `provider`, or the most promising one that can. Raises RetrievalError where it breaks off, and where
-        there is none.
+        there is none, or none that has not enough of them under way.
         """
-        for known in sorted(self._known, key=lambda known: known.health.score):
+        for known in self._usable(cid, [*self._known, *self._routed.values()]):
             name = known.provider.name
             blocks = None
-            if not known.health.resting and provider in {None, name}:
+            if not self._closed and provider in {None, name} and not known.runs.locked():
                 blocks = known.provider.run(cid, start, stop)
             if blocks is None:
                 continue
+            began = known.health.clock()
             try:
-                async with known.slots, aclosing(blocks):
+                async with known.runs, known.slots, aclosing(blocks):
                     async for block in blocks:
                         await self._verify(block.cid, block.data)
                         yield Fetched(block.cid, block.data, name)
             except IPFSStreamError as error:
-                if not isinstance(error, NotFoundError):
-                    self._note(known, cid, error)
+                self._note(known, cid, error, began)
                 raise RetrievalError(f"{name} broke off: {error}") from error
             return
         raise RetrievalError(f"nobody sends {cid} in one piece")
@@ -321,3 +380,7 @@ class Retriever:
             await known.provider.close()
         if self._router is not None:
             await self._router.close()
+
+
+def _left_alone(health: Health) -> RetrievalError:
+    return RetrievalError(f"it is left alone for {health.resting:.0f} s more, since {health.reason}")

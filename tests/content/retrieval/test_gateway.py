@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import gzip
+import json
 import os
+import socket
 import time
 
 import pytest
@@ -13,12 +16,13 @@ from fault_proxy import Fault, FaultProxy
 from ipfs_stream_nb.content.cid import CID, RAW
 from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
 from ipfs_stream_nb.content.retrieval.gateway import TrustlessGateway
-from ipfs_stream_nb.content.retrieval.http import MAX_RETRY_AFTER, GlobalResolver, is_inner
+from ipfs_stream_nb.content.retrieval.http import MAX_RETRY_AFTER, is_inner
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
     BusyError,
     CorruptContentError,
     NotFoundError,
+    RefusedError,
     RetrievalError,
     RetrievalTimeoutError,
     UnreachableError,
@@ -81,15 +85,18 @@ async def test_a_run_has_the_blocks_of_a_range(gateway, kubo):
         (Fault(status=503), RetrievalError),
         (Fault(status=504), RetrievalError),
         (Fault(status=500), RetrievalError),
-        (Fault(status=451), RetrievalError),
+        (Fault(status=401), RefusedError),
+        (Fault(status=403), RefusedError),
+        (Fault(status=451), RefusedError),
         (Fault(status=206, body=b"part"), RetrievalError),
         (Fault(delay=1), RetrievalTimeoutError),
         (Fault(stall=1000), RetrievalTimeoutError),
         (Fault(cut=1000), RetrievalError),
         (Fault(cut=0), RetrievalError),
         (Fault(refuse=True), RetrievalError),
-        (Fault(change=lambda _: bytes(MAX_BLOCK + 1)), RetrievalError),
-        (Fault(status=200, headers={"Content-Length": "99999999999"}), RetrievalError),
+        (Fault(change=lambda _: bytes(MAX_BLOCK + 1)), RefusedError),
+        (Fault(status=200, headers={"Content-Length": "99999999999"}), RefusedError),
+        (Fault(status=200, headers={"Content-Encoding": "gzip"}, body=gzip.compress(b"x")), RetrievalError),
         (Fault(status=301, headers={"Location": "/elsewhere"}), RetrievalError),
         (Fault(status=301, headers={"Location": "ftp://example.org/"}), RetrievalError),
         (Fault(status=301, headers={"Location": "http://[bad/"}), RetrievalError),
@@ -126,7 +133,10 @@ async def test_a_run_that_is_cut_says_so(gateway, proxy, kubo):
             got.append(block)
     assert len(got) == 3
     proxy.rule = lambda _: Fault(truncate=600_000)
-    with pytest.raises(CorruptContentError):
+    with pytest.raises(RetrievalError, match="cut short"):
+        _ = [block async for block in gateway.run(root, 0, len(data))]
+    proxy.rule = lambda _: Fault(status=200, body=b"<html>" * 100)
+    with pytest.raises(RetrievalError, match="cannot be read"):
         _ = [block async for block in gateway.run(root, 0, len(data))]
 
 
@@ -168,24 +178,94 @@ async def test_redirects_end(gateway, proxy, block):
     assert len(proxy.requests) == 6
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        "127.0.0.1",
-        "localhost",
-        "10.1.2.3",
-        "192.168.0.1",
-        "169.254.169.254",
-        "[::1]",
-        "[fe80::1]",
-        "a.localhost",
-    ],
-)
+INNER = [
+    "127.0.0.1",
+    "127.1",
+    "2130706433",
+    "0.0.0.0",
+    "localhost",
+    "a.localhost",
+    "10.1.2.3",
+    "100.64.0.1",
+    "192.168.0.1",
+    "169.254.169.254",
+    "224.0.0.1",
+    "[::1]",
+    "[::]",
+    "[fe80::1]",
+    "[fd00::1]",
+    "[ff02::1]",
+    "[::ffff:127.0.0.1]",
+    "[64:ff9b::7f00:1]",
+    "[2002:7f00:1::]",
+    "kubo",
+    "box.local",
+    "metadata.google.internal.",
+]
+
+
+class Public(TrustlessGateway):
+    """One that is taken for a public one, though it is at a loopback address."""
+
+    is_inner = False
+
+
+@pytest.mark.parametrize("host", INNER)
 def test_a_public_gateway_leads_nowhere_inside(host):
-    """Redirects to addresses of an inner network are refused, before anything is sent."""
-    gateway = TrustlessGateway("https://gateway.example", QUICK)
+    """Redirects to addresses of an inner network are refused, however they are written."""
+    gateway = Public("https://gateway.example", QUICK)
     with pytest.raises(RetrievalError, match="inner network"):
         gateway._redirected(gateway.url, f"https://{host}/x")
+
+
+@pytest.mark.parametrize("host", ["1.1.1.1", "[2606:4700::1111]", "[64:ff9b::101:101]", "ipfs.io"])
+def test_public_hosts_are_none_of_an_inner_network(host):
+    """By address, by an IPv4 address in an IPv6 one, by name."""
+    assert not is_inner(host)
+
+
+async def test_nothing_is_sent_to_where_a_public_gateway_must_not_lead(kubo, monkeypatch, block):
+    """Neither by address nor by a name that stands for one: the server there sees no request."""
+    lookup = socket.getaddrinfo
+
+    def inside(host, *args, **options):
+        return lookup("127.0.0.1" if host == "inside.example" else host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", inside)
+    async with FaultProxy(kubo.gateway) as target, FaultProxy(kubo.gateway) as first:
+        gateway = Public(first.url, QUICK)
+        port = target.url.rpartition(":")[2]
+        for host, text in (("127.0.0.1", "inner network"), ("inside.example", "no public address")):
+            first.rule = lambda request, host=host: Fault(
+                status=302, headers={"Location": f"http://{host}:{port}{request.path}"}
+            )
+            with pytest.raises(RetrievalError, match=text):
+                await gateway.get(block[0])
+        assert target.requests == []
+        trusted = TrustlessGateway(first.url, QUICK)
+        assert await trusted.get(block[0]) == block[1]
+        assert len(target.requests) == 1
+        await gateway.close()
+        await trusted.close()
+
+
+async def test_the_operators_proxy_may_be_inside(kubo, monkeypatch, block):
+    """What is public is asked for through the proxy of the environment, whose name leads to this machine."""
+    async with FaultProxy(kubo.gateway) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("127.0.0.1", "localhost"))
+        monkeypatch.setenv("no_proxy", "")
+        proxy.rule = lambda _: Fault(status=200, body=block[1])
+        gateway = TrustlessGateway("http://gateway.example", QUICK)
+        assert await gateway.get(block[0]) == block[1]
+        assert proxy.requests[0].path.startswith("http://gateway.example/ipfs/")
+        await gateway.close()
+
+
+async def test_a_subdomain_gateway_on_this_machine(kubo, block):
+    """Kubo sends us from localhost to CID.ipfs.localhost, which the system's resolver need not know."""
+    gateway = TrustlessGateway(f"http://localhost:{kubo.gateway_port}", QUICK)
+    assert await gateway.get(block[0]) == block[1]
+    await gateway.close()
 
 
 def test_https_is_not_left():
@@ -195,20 +275,35 @@ def test_https_is_not_left():
         gateway._redirected(gateway.url, "http://gateway.example/")
 
 
-async def test_names_of_inner_addresses_are_not_resolved():
-    """DNS that answers with a loopback address answers nothing."""
-    resolver = GlobalResolver()
-    with pytest.raises(OSError, match="no public address"):
-        await resolver.resolve("localhost", 80)
-    await resolver.close()
-    assert is_inner("::1")
-    assert not is_inner("1.1.1.1")
-    assert not is_inner("ipfs.io")
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [(404, "not_found", NotFoundError), (412, "gateway", NotFoundError), (503, "busy", BusyError)],
+)
+async def test_our_own_server_says_what_is_wrong(proxy, block, status, code, error):
+    """Its text is kept; what it has not at hand is no failure."""
+    gateway = TrustlessGateway(proxy.url, QUICK, kind="server", near=True)
+    body = json.dumps({"type": "error", "code": code, "error": "so it is"}).encode()
+    proxy.rule = lambda _: Fault(status=status, body=body, headers={"Retry-After": "9"})
+    with pytest.raises(error, match="so it is") as raised:
+        await gateway.get(block[0])
+    assert getattr(raised.value, "retry_after", 9) == 9
+    if error is NotFoundError:
+        assert await gateway.get_held(block[0]) is None
+    proxy.rule = lambda _: Fault(status=502, body=b"[" * 10_000)
+    with pytest.raises(RetrievalError, match="HTTP 502"):
+        await gateway.get(block[0])
+    await gateway.close()
+
+
+async def test_what_kubo_has_not_at_hand(gateway, block):
+    """A block that it holds is given; of another it says so at once."""
+    assert await gateway.get_held(block[0]) == block[1]
+    assert await gateway.get_held(CID.of(os.urandom(8), RAW)) is None
 
 
 async def test_nobody_there_is_told_at_once(unused_tcp_port):
     """A port that nobody listens on, and a name that does not exist."""
-    for url in (f"http://127.0.0.1:{unused_tcp_port}", "http://no-such-host.invalid"):
+    for url in (f"http://127.0.0.1:{unused_tcp_port}", "http://no-such-host.invalid", "http://kubo:1"):
         gateway = TrustlessGateway(url, QUICK)
         with pytest.raises(UnreachableError):
             await gateway.get(CID.of(b"x", RAW))
@@ -225,3 +320,22 @@ async def test_a_reader_that_leaves_ends_the_request(gateway, proxy, kubo):
     await blocks.aclose()
     await gateway.close()
     assert {task for task in asyncio.all_tasks() - before if "FaultProxy" not in repr(task)} == set()
+
+
+async def test_closing_ends_what_is_under_way(gateway, proxy, kubo):
+    """Who waits for a block, and who is in the middle of a run, is told; nothing is opened again."""
+    data = os.urandom(4_000_000)
+    root = CID.parse(kubo.run("add", "-Q", "--cid-version=1", "--raw-leaves", data=data))
+    blocks = gateway.run(root, 0, len(data))
+    await anext(blocks)
+    proxy.rule = lambda _: Fault(delay=60)
+    waiting = asyncio.create_task(gateway.get(root))
+    async with proxy.asked:
+        await proxy.asked.wait_for(lambda: len(proxy.requests) == 2)
+    await gateway.close()
+    with pytest.raises(RetrievalError):
+        await waiting
+    with pytest.raises(RetrievalError):
+        _ = [block async for block in blocks]
+    with pytest.raises(RetrievalError, match="closed"):
+        await gateway.get(root)

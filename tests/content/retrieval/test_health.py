@@ -85,3 +85,46 @@ def test_it_is_described_for_people():
     one.answered(0.25)
     told = one.describe()
     assert (told["state"], told["latency_ms"], told["ok"], told["reason"]) == ("ok", 250.0, 1, "")
+
+
+def test_being_overtaken_early_says_nothing():
+    """One that was asked a moment before somebody else answered is not thought quick for it."""
+    one = Health()
+    one.overtaken(0.01)
+    assert one.latency is None
+    one.answered(2.0)
+    one.overtaken(1.0)
+    assert one.latency == 2.0
+    one.overtaken(4.0)
+    assert one.latency == 3.0
+
+
+def test_what_fails_together_is_one_failure():
+    """Requests that were under way at once; one that began later counts anew."""
+    clock = Clock()
+    one = Health(clock)
+    for _ in range(20):
+        one.failure("no route", unreachable=True, began=clock.now - 1)
+    assert (one.failed, one.resting) == (20, health.REST_SECONDS)
+    clock.now += health.REST_SECONDS
+    one.failure("no route", unreachable=True, began=clock.now)
+    assert one.resting == 2 * health.REST_SECONDS
+
+
+def test_what_was_long_ago_no_longer_counts():
+    """Latencies and failures: whoever sank gets a chance."""
+    clock = Clock()
+    one = Health(clock)
+    one.answered(9.0)
+    one.failure("HTTP 500")
+    assert one.score == 9.0 + health.FAILURE_SECONDS
+    clock.now += health.RECENT_SECONDS + 1
+    assert one.score == health.UNTRIED_SECONDS
+
+
+def test_what_was_at_hand_ends_a_row_of_failures():
+    """It is an answer, which tells nothing of how long a search takes."""
+    one = Health()
+    one.failure("late")
+    one.answered(None)
+    assert (one.ok, one.latency, one.score) == (1, None, health.UNTRIED_SECONDS)

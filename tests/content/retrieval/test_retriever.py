@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import random
+from contextlib import aclosing
 
 import pytest
 
 from fault_proxy import Fault, FaultProxy
+from ipfs_stream_nb.content.car import CarBlock
 from ipfs_stream_nb.content.cid import CID, RAW
 from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
 from ipfs_stream_nb.content.retrieval import retriever as module
@@ -17,6 +21,7 @@ from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
     BusyError,
     NotFoundError,
+    RefusedError,
     RetrievalError,
     RetrievalTimeoutError,
     UnreachableError,
@@ -38,6 +43,7 @@ class Told:
         self.answer = answer
         self.near = near
         self.held = held
+        self.blocks = None
         self.asked = 0
         self.called = asyncio.Event()
         self.go = asyncio.Event()
@@ -60,7 +66,12 @@ class Told:
         return self.held
 
     def run(self, _cid, _start, _stop):
-        return None
+        return None if self.blocks is None else self._run()
+
+    async def _run(self):
+        for block in self.blocks:
+            await self.go.wait()
+            yield block
 
     async def close(self):
         self.closed = True
@@ -104,11 +115,61 @@ async def test_one_that_is_slow_gets_company():
     """Another one is asked after a while; the first answer counts, and the slow request is ended."""
     slow, quick = Told("slow"), Told("quick")
     slow.go.clear()
+    quick.go.clear()
     retriever = Retriever([slow, quick], HEDGING)
-    assert (await retriever.get(BLOCK)).provider == "quick"
-    await asyncio.wait_for(slow.ended.wait(), 5)
+    getting = asyncio.create_task(retriever.get(BLOCK))
+    await slow.called.wait()
+    assert not quick.asked
+    await quick.called.wait()
+    assert not slow.ended.is_set()
+    quick.go.set()
+    assert (await getting).provider == "quick"
+    assert slow.ended.is_set()
+    await retriever.close()
+
+
+async def test_being_overtaken_late_is_remembered(monkeypatch):
+    """Who was given longer than was expected of it stands behind whoever was quicker."""
+    monkeypatch.setattr("ipfs_stream_nb.content.retrieval.health.UNTRIED_SECONDS", 0)
+    slow, quick = Told("slow"), Told("quick")
+    slow.go.clear()
+    retriever = Retriever([slow, quick], HEDGING)
+    await retriever.get(BLOCK)
     assert retriever.describe()[0]["latency_ms"] > 0
     await retriever.close()
+
+
+async def test_a_caller_that_leaves_says_nothing_about_a_provider(monkeypatch):
+    """A seek that ends a request is no sign of slowness, nor of speed."""
+    monkeypatch.setattr("ipfs_stream_nb.content.retrieval.health.UNTRIED_SECONDS", 0)
+    one = Told("one")
+    one.go.clear()
+    retriever = Retriever([one], SETTINGS)
+    task = asyncio.create_task(retriever.get(BLOCK))
+    await one.called.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert retriever.describe()[0]["latency_ms"] is None
+    await retriever.close()
+
+
+async def test_answers_that_come_together_are_all_taken_note_of():
+    """Of two at once one is taken, and a third one's failure is no exception that nobody sees."""
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    told = [Told("one"), Told("two"), Told("bad", RetrievalError("HTTP 500"))]
+    for one in told:
+        one.go.clear()
+    retriever = Retriever(told, HEDGING)
+    getting = asyncio.create_task(retriever.get(BLOCK))
+    await asyncio.gather(*(one.called.wait() for one in told))
+    for one in told:
+        one.go.set()
+    assert (await getting).data == DATA
+    assert [one["failed"] for one in retriever.describe()] == [0, 0, 1]
+    await retriever.close()
+    gc.collect()
+    assert complaints == []
 
 
 async def test_no_more_than_some_are_asked_at_once():
@@ -183,11 +244,50 @@ async def test_what_will_not_pass_is_not():
     await retriever.close()
 
 
+async def test_what_is_refused_is_not_asked_for_again():
+    """Neither in this call nor in the next one, and the text tells why."""
+    one = Told("one", RefusedError("HTTP 451"))
+    retriever = Retriever([one], SETTINGS)
+    for _ in range(2):
+        with pytest.raises(RetrievalError, match="one: HTTP 451"):
+            await retriever.get(BLOCK)
+    assert one.asked == 1
+    await retriever.close()
+
+
+async def test_offline_over_real_sockets(unused_tcp_port):
+    """Nobody listens: the text has the reason of each, and when it is asked again."""
+    urls = [f"http://127.0.0.1:{unused_tcp_port}", "http://nobody.invalid"]
+    retriever = Retriever([TrustlessGateway(url, SETTINGS) for url in urls], SETTINGS)
+    with pytest.raises(RetrievalError) as raised:
+        await retriever.get(BLOCK)
+    for url in urls:
+        assert f"{url}: it cannot be reached" in str(raised.value)
+    assert str(raised.value).count("asked again in 30 s") == 2
+    await retriever.close()
+
+
+async def test_those_who_wait_for_a_slot_do_not_ask_one_that_rests():
+    """Forty blocks are wanted at once of one that cannot be reached: it is asked as often as there are slots."""
+    one = Told("one", UnreachableError("no route"))
+    one.go.clear()
+    retriever = Retriever([one], SETTINGS)
+    tasks = [asyncio.create_task(retriever.get(CID.of(b"%d" % number, RAW))) for number in range(40)]
+    await one.called.wait()
+    one.go.set()
+    await asyncio.wait(tasks)
+    assert all(isinstance(task.exception(), RetrievalError) for task in tasks)
+    assert one.asked == SETTINGS.max_requests
+    assert 29 < retriever.describe()[0]["resting_s"] <= 30
+    await retriever.close()
+
+
 async def test_with_nobody_to_reach_it_fails_at_once():
     """Offline: everybody is asked once, the text says what came of it, and then nobody for a while."""
     told = [Told("one", UnreachableError("no route")), Told("two", UnreachableError("no such host"))]
     retriever = Retriever(told, SETTINGS)
-    with pytest.raises(RetrievalError, match="one: no route; two: no such host"):
+    text = r"one: no route \(asked again in 30 s\); two: no such host \(asked again in 30 s\)"
+    with pytest.raises(RetrievalError, match=text):
         await retriever.get(BLOCK)
     with pytest.raises(RetrievalError, match=r"left alone for \d+ s more"):
         await retriever.get(BLOCK)
@@ -233,6 +333,84 @@ async def test_where_none_has_it_the_router_is_asked(kubo):
     assert routes.closed
 
 
+async def test_a_gateway_that_a_router_named_is_asked_with_the_others(kubo):
+    """Once it has given a block, the next one needs no router; in the end it is closed."""
+    blocks = [os.urandom(50) for _ in range(2)]
+    first, second = (CID.parse(kubo.run("add", "-Q", "--cid-version=1", data=block)) for block in blocks)
+    routes = Routes(kubo.gateway)
+    retriever = Retriever([Told("one", NotFoundError("no"))], SETTINGS, router=routes)
+    await retriever.get(first)
+    routes.urls = []
+    assert (await retriever.get(second)).data == blocks[1]
+    await retriever.close()
+    (routed,) = retriever._routed.values()
+    assert routed.provider._session is None
+
+
+async def test_few_of_a_routers_gateways_are_kept(unused_tcp_port):
+    """The least recently named ones make room, and are closed."""
+    routes = Routes("")
+    retriever = Retriever([], SETTINGS, router=routes)
+    met = {}
+    for number in range(3):
+        hosts = range(2 + 5 * number, 7 + 5 * number)
+        routes.urls = [f"http://127.0.0.{host}:{unused_tcp_port}" for host in hosts]
+        with pytest.raises(RetrievalError):
+            await retriever.get(CID.of(b"%d" % number, RAW))
+        met |= dict(retriever._routed)
+    assert len(retriever._routed) == module.ROUTED_PROVIDERS
+    assert [url in retriever._routed for url in routes.urls] == [True] * 5
+    dropped = [known for url, known in met.items() if url not in retriever._routed]
+    assert len(dropped) == 7
+    assert all(known.provider._session is None for known in dropped)
+    await retriever.close()
+
+
+RUN = [CarBlock(CID.of(data, RAW), data) for data in (b"root", b"leaf 1", b"leaf 2")]
+
+
+async def test_a_run_gives_verified_blocks_in_their_order():
+    """From the one that can, though another one stands before it."""
+    retriever = Retriever([Told("no runs"), runner := Told("runner")], SETTINGS)
+    runner.blocks = RUN
+    found = [fetched async for fetched in retriever.run(RUN[0].cid, 0, 12)]
+    assert [(fetched.cid, fetched.data) for fetched in found] == RUN
+    assert {fetched.provider for fetched in found} == {"runner"}
+    with pytest.raises(RetrievalError, match="nobody sends"):
+        _ = [fetched async for fetched in retriever.run(RUN[0].cid, 0, 12, provider="no runs")]
+    await retriever.close()
+
+
+async def test_a_wrong_block_ends_a_run():
+    """What came before it is given, it is not, and its provider rests."""
+    retriever = Retriever([runner := Told("runner")], SETTINGS)
+    runner.blocks = [RUN[0], CarBlock(RUN[1].cid, b"leaf !"), RUN[2]]
+    found = []
+    with pytest.raises(RetrievalError, match="runner broke off"):
+        async for fetched in retriever.run(RUN[0].cid, 0, 12):
+            found.append(fetched.data)
+    assert found == [b"root"]
+    assert (retriever.describe()[0]["corrupt"], retriever.describe()[0]["state"]) == (1, "resting")
+    await retriever.close()
+
+
+async def test_runs_that_wait_for_their_readers_leave_room():
+    """Half of a provider's slots at most: there is always one for the block that a reader waits for."""
+    retriever = Retriever([runner := Told("runner")], SETTINGS)
+    runner.blocks = RUN
+    runs = [retriever.run(RUN[0].cid, 0, 12) for _ in range(SETTINGS.max_requests // 2)]
+    for run in runs:
+        await anext(run)
+    with pytest.raises(RetrievalError, match="nobody sends"):
+        await anext(retriever.run(RUN[0].cid, 0, 12))
+    assert (await retriever.get(BLOCK)).data == DATA
+    for run in runs:
+        await run.aclose()
+    async with aclosing(retriever.run(RUN[0].cid, 0, 12)) as again:
+        assert (await anext(again)).data == b"root"
+    await retriever.close()
+
+
 async def test_an_identity_cid_needs_nobody():
     """It holds its block itself."""
     retriever = Retriever([], SETTINGS)
@@ -248,10 +426,30 @@ async def test_closing_ends_what_is_under_way():
     task = asyncio.create_task(retriever.get(BLOCK))
     await one.called.wait()
     await retriever.close()
-    await asyncio.wait([task])
-    assert task.cancelled() or isinstance(task.exception(), RetrievalError)
+    with pytest.raises(RetrievalError, match="closed"):
+        await task
+    assert one.ended.is_set()
     with pytest.raises(RetrievalError, match="closed"):
         await retriever.get(BLOCK)
+
+
+async def test_a_new_caller_does_not_join_a_request_that_is_being_ended():
+    """The last one left, and its request is still winding up: the next one gets one of its own, which is known."""
+    one = Told("one")
+    one.go.clear()
+    retriever = Retriever([one], SETTINGS)
+    first = asyncio.create_task(retriever.get(BLOCK))
+    await one.called.wait()
+    first.cancel()
+    await asyncio.sleep(0)  # it has left, and waits for its request to end
+    one.called.clear()
+    second = asyncio.create_task(retriever.get(BLOCK))
+    await asyncio.wait([first])
+    await one.called.wait()
+    assert BLOCK in retriever._flights
+    one.go.set()
+    assert (await second).data == DATA
+    await retriever.close()
 
 
 def spoil(number, blocks, data):
@@ -264,7 +462,7 @@ def spoil(number, blocks, data):
         return data[: number % len(data)]
     if kind == 2:
         return blocks[(number + 1) % len(blocks)]
-    return data + bytes(1 + number % 50) if number % 40 else bytes(MAX_BLOCK + 1)
+    return bytes(MAX_BLOCK + 1) if number % 100 == 3 else data + bytes(1 + number % 50)
 
 
 async def test_ten_thousand_faulty_blocks_are_all_found(monkeypatch):
@@ -283,7 +481,8 @@ async def test_ten_thousand_faulty_blocks_are_all_found(monkeypatch):
         retriever._known[1].health._latencies.clear()
         retriever._known[1].health.overtaken(5.0)
     assert bad.asked == 10_000
-    assert retriever.describe()[0]["corrupt"] == 10_000
+    told = retriever.describe()
+    assert (told[0]["corrupt"], told[0]["ok"], told[1]["ok"]) == (10_000, 0, 10_000)
     await retriever.close()
 
 
@@ -313,4 +512,6 @@ async def test_faulty_blocks_over_http_are_found_and_reading_goes_on(kubo, monke
         assert b"".join(found.data for found in got) == data
         assert {found.provider for found in got} == {good.name}
         assert len(proxy.requests) == 400
+        told = retriever.describe()[0]
+        assert (told["ok"], told["corrupt"], told["failed"]) == (0, 396, 4)  # 4 are over any block's size
         await retriever.close()

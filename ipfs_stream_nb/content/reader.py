@@ -19,7 +19,7 @@ from cachetools import LRUCache
 
 from ipfs_stream_nb.content import unixfs
 from ipfs_stream_nb.content.cid import CID, DAG_PB, RAW
-from ipfs_stream_nb.content.dag_pb import MAX_LINKS
+from ipfs_stream_nb.content.dag_pb import MAX_BLOCK, MAX_LINKS, PBLink
 from ipfs_stream_nb.content.unixfs import UnixFSNode, UnixFSType
 from ipfs_stream_nb.errors import (
     CorruptContentError,
@@ -113,6 +113,13 @@ class Branch:
     lo: int
     hi: int
     depth: int
+    enveloped: bool = False
+    """Whether it is dag-pb and looks like a leaf, by what its parent says of it: most older files have such leaves."""
+
+
+def fixed_window() -> int:
+    """How many blocks are loaded at once where they are on this machine."""
+    return READ_AHEAD_BLOCKS
 
 
 class DagReader:
@@ -203,14 +210,14 @@ class DagReader:
         size: int,
         offset: int,
         stop: int,
-        leaf: Callable[[Branch], Awaitable[L]],
+        leaf: Callable[[Branch], Awaitable[L | DagNode]],
         *,
         budget: int = NODE_BUDGET,
-        window: Callable[[], int] = lambda: READ_AHEAD_BLOCKS,
+        window: Callable[[], int] = fixed_window,
     ) -> AsyncGenerator[bytes | L, None]:
         """As `read`, with what `leaf` makes of each raw block in place of its bytes, `window()` of them at once."""
         todo = [Branch(cid, size, offset, min(stop, size), 0)] if offset < min(stop, size) else []
-        loads: dict[Branch, asyncio.Future[DagNode | L]] = {}
+        loads: dict[Branch, asyncio.Future[L | DagNode]] = {}
         steps = 0
         try:
             while todo:
@@ -241,22 +248,38 @@ class DagReader:
                     load.cancel()
                 await asyncio.gather(*loads.values(), return_exceptions=True)
 
-    async def _load(self, branch: Branch, leaf: Callable[[Branch], Awaitable[L]]) -> DagNode | L:
-        if branch.cid.codec != RAW:
+    async def _load(self, branch: Branch, leaf: Callable[[Branch], Awaitable[L | DagNode]]) -> L | DagNode:
+        if branch.cid.codec != RAW and not branch.enveloped:
             return await self.child(branch.cid)
         try:
             return await leaf(branch)
         except NotFoundError as error:
             raise RetrievalError(f"a part of the content is missing: {error}") from error
 
-    async def leaf(self, branch: Branch, get: GetBlock | None = None) -> bytes:
-        """The wanted bytes of a raw block, had by `get` (default: from the source). Raises CorruptContentError."""
-        # where the slice ends with the block, one byte more is asked for: it must not be there
-        at_end = branch.hi == branch.size
-        data = await (get or self.source.get)(branch.cid, branch.lo, branch.hi + at_end)
-        if len(data) != branch.hi - branch.lo:
+    async def leaf(self, branch: Branch, get: GetBlock | None = None) -> bytes | DagNode:
+        """The wanted bytes of a leaf, had by `get` (default: from the source); the node of what turns out to be none.
+
+        Raises CorruptContentError.
+        """
+        get = get or self.source.get
+        if branch.enveloped:
+            cached = self._nodes.get(branch.cid)
+            if cached is not None:
+                return cached
+            block = await get(branch.cid, 0, MAX_BLOCK)
+            span = unixfs.leaf_span(block)
+            if span is None:
+                return self._keep(branch.cid, await self.parse(DagNode.decode, block))
+            size, data = span[1] - span[0], block[span[0] + branch.lo : span[0] + branch.hi]
+            wrong = size != branch.size
+        else:
+            # where the slice ends with the block, one byte more is asked for: it must not be there
+            at_end = branch.hi == branch.size
+            data = await get(branch.cid, branch.lo, branch.hi + at_end)
+            wrong = len(data) != branch.hi - branch.lo
+        if wrong:
             raise CorruptContentError(
-                f"block {branch.cid} is not {branch.size} bytes long, as its parent says"
+                f"block {branch.cid} does not hold {branch.size} bytes, as its parent says"
             )
         return data
 
@@ -305,7 +328,12 @@ def expand(branch: Branch, node: DagNode) -> tuple[bytes, list[Branch]]:
             max(branch.lo - starts[index], 0),
             min(branch.hi, starts[index + 1]) - starts[index],
             branch.depth + 1,
+            _looks_like_leaf(node.unixfs.links[index], starts[index + 1] - starts[index]),
         )
         for index in range(first, last)
     ]
     return inline[branch.lo : branch.hi], children
+
+
+def _looks_like_leaf(link: PBLink, size: int) -> bool:
+    return link.cid.codec == DAG_PB and 0 <= link.tsize - size < unixfs.ENVELOPE_BYTES

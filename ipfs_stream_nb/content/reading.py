@@ -21,7 +21,7 @@ from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.car_export import export_car
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import DagScope, Entry, Origins, Path, Stat
-from ipfs_stream_nb.content.reader import PIECE_BYTES, Branch, DagReader
+from ipfs_stream_nb.content.reader import PIECE_BYTES, Branch, DagNode, DagReader, fixed_window
 from ipfs_stream_nb.content.resolver import Resolved, ipns_name_of, list_directory, resolve, target_of
 from ipfs_stream_nb.content.retrieval.ahead import ReadAhead
 from ipfs_stream_nb.content.retrieval.source import FetchingSource
@@ -105,18 +105,24 @@ class ReadingNode:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, partial(call, *args, **kwargs))
 
-    async def _fixed(self, path: Path) -> Path:
-        """The path below a CID that a path below a name stands for at this time; other paths as they are."""
+    async def fixed(self, path: Path) -> Path:
+        """The path below a CID that a path below a name stands for at this time; other paths as they are.
+
+        Raises what NameResolver.resolve does, and BadRequestError where this node resolves no names.
+        """
         name = ipns_name_of(path)
         if name is None:
             return path
         if self.names is None:
-            raise BadRequestError(f"{path!r} is an IPNS name, and this node resolves none: it has no network")
+            raise BadRequestError(
+                f"{str(path)[:200]!r} is below an IPNS name, and this node has nobody to ask what that stands for: it needs"
+                " a gateway, a router or a Kubo daemon"
+            )
         return (await self.names.resolve(name)).path + str(path).split(name, 1)[1]
 
     async def stat(self, path: Path) -> Stat:
         """What stands at the end of a path, with the MIME type told from its first bytes and its name."""
-        path = await self._fixed(path)
+        path = await self.fixed(path)
         key = str(path)
         cached = self._stats.get(key)
         if cached is None:
@@ -195,7 +201,7 @@ class ReadingNode:
         """
         if offset < 0 or (length is not None and length < 0):
             raise BadRequestError(f"offset and length are not negative; got {offset} and {length}")
-        cid, size = await self._file(await self._fixed(path))
+        cid, size = await self._file(await self.fixed(path))
         stop = size if length is None else min(size, offset + length)
         with self.store.reading(cid):
             async with aclosing(self._pieces(cid, size, offset, stop)) as pieces:
@@ -209,7 +215,7 @@ class ReadingNode:
 
         A range is only checked where it was not hashed before; reading and sending it may raise what `cat` does.
         """
-        cid, size = await self._file(await self._fixed(path))
+        cid, size = await self._file(await self.fixed(path))
         # a lease costs more than one block does, and one block is read in one transaction
         lease = self.store.reading(cid) if length > PIECE_BYTES else nullcontext()
         with lease:
@@ -218,18 +224,25 @@ class ReadingNode:
                     yield piece
 
     async def _stored(self, branch: Branch) -> StoredRange | None:
-        """The wanted part of a block where it is in the store."""
+        """The wanted part of a leaf where it is in the store; None also for what turns out to be no leaf."""
         found = StoredRange(self.store, self._executor, branch.cid, branch.size, branch.lo, branch.hi)
         if self._fetching is None:
-            return found if self.store.is_verified(branch.cid) else await found.checked()
-        # the cache may have dropped it since it was hashed
-        if self.store.peek_now(branch.cid, len) is None:
-            try:
-                await found.checked()
-            except (NotFoundError, CorruptContentError):
-                return None
+            return await self._checked(found, branch)
+        try:
+            checked = await self._checked(found, branch)
+        except (NotFoundError, CorruptContentError):
+            return None
         self.store.touch((branch.cid,))
-        return found
+        return checked
+
+    async def _checked(self, found: StoredRange, branch: Branch) -> StoredRange | None:
+        if branch.enveloped:
+            return await found.unwrapped()
+        if self._fetching is None:
+            is_here = self.store.is_verified(branch.cid)
+        else:  # the cache may have dropped the block since it was hashed
+            is_here = self.store.peek_now(branch.cid, len) is not None
+        return found if is_here else await found.checked()
 
     async def _pieces(
         self,
@@ -240,23 +253,22 @@ class ReadingNode:
         stored: Callable[[Branch], Awaitable[StoredRange | None]] | None = None,
     ) -> AsyncGenerator[bytes | StoredRange, None]:
         """Bytes `offset` to `stop` of a file; by `stored`, the blocks that it finds are left where they are."""
-        if self._ahead is None:
-            leaf = cast("Callable[[Branch], Awaitable[bytes | StoredRange]]", stored or self.reader.leaf)
-            async with aclosing(self.reader.walk(cid, size, offset, stop, leaf)) as pieces:
-                async for piece in pieces:
-                    yield piece
-            return
-        reading = self._ahead.begin(cid, size, offset, stop, open_ended=stop == size)
+        reading = None
+        if self._ahead is not None:
+            reading = self._ahead.begin(cid, size, offset, stop, open_ended=stop == size)
+        read = self.reader.leaf if reading is None else reading.leaf
 
-        async def leaf_or_stored(branch: Branch) -> bytes | StoredRange:
+        async def leaf(branch: Branch) -> bytes | StoredRange | DagNode:
             found = None if stored is None else await stored(branch)
-            return await reading.leaf(branch) if found is None else found
+            return await read(branch) if found is None else found
 
-        walk = self.reader.walk(cid, size, offset, stop, leaf_or_stored, window=reading.window)
-        async with reading, aclosing(walk) as pieces:
+        window = fixed_window if reading is None else reading.window
+        walk = self.reader.walk(cid, size, offset, stop, leaf, window=window)
+        async with reading or nullcontext(), aclosing(walk) as pieces:
             async for piece in pieces:
                 yield piece
-                await reading.delivered(len(piece))
+                if reading is not None:
+                    await reading.delivered(len(piece))
 
     def cat_range(self, path: Path, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """The guide's name for `cat` with an offset and a length (item 40)."""
@@ -270,7 +282,7 @@ class ReadingNode:
 
     async def ls(self, path: Path, *, kinds: bool = False) -> AsyncGenerator[Entry, None]:
         """A directory's entries, in the order of the directory; `kinds` looks each one up."""
-        found, _ = await self._locate(await self._fixed(path))
+        found, _ = await self._locate(await self.fixed(path))
         with self.store.reading(found.cid):
             async with aclosing(list_directory(self.reader, found, kinds=kinds)) as entries:
                 async for entry in entries:
@@ -290,7 +302,7 @@ class ReadingNode:
         """A CARv1, depth first: the blocks on the way to the path's end, then what `scope` asks for."""
         parts = export_car(
             self.reader,
-            await self._fixed(path),
+            await self.fixed(path),
             scope=scope,
             entity_bytes=entity_bytes,
             lease=self.store.reading,

@@ -9,25 +9,37 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Final, Protocol, Self, TypeVar
 
-from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.blocks.residency import is_resident
 from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.unixfs import ENVELOPE_BYTES, leaf_span
 from ipfs_stream_nb.errors import CorruptContentError
+
+T = TypeVar("T")
 
 LINGER_MS: Final = 1
 """Milliseconds that a thread waits for a socket to have room again."""
+
+
+class Peekable(Protocol):
+    """A store that lets its blocks be looked at where they lie: see BlockStore.peek and peek_now."""
+
+    def peek(self, cid: CID, use: Callable[[memoryview], T], /) -> T:
+        """What `use` makes of the verified block. Raises NotFoundError, CorruptContentError."""
+
+    def peek_now(self, cid: CID, use: Callable[[memoryview], T | None], /) -> T | None:
+        """The same where nobody has to be waited for; None otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRange:
     """Bytes `start` to `stop` of a block that must have `size` bytes. Its length is that of the range."""
 
-    store: BlockStore
+    store: Peekable
     executor: Executor
     cid: CID
     size: int
@@ -42,6 +54,30 @@ class StoredRange:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.executor, self.store.peek, self.cid, self._check_size)
         return self
+
+    async def unwrapped(self) -> Self | None:
+        """The same bytes of the content of a dag-pb leaf, found in its block; None where it is no plain leaf.
+
+        Raises what reading a block does.
+        """
+        near = self.store.peek_now(self.cid, self._unwrap_resident)
+        if near is not None:
+            return near
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.executor, self.store.peek, self.cid, self._unwrap)
+
+    def _unwrap(self, block: memoryview) -> Self | None:
+        span = leaf_span(block)
+        if span is None:
+            return None
+        start, stop = span
+        if stop - start != self.size:
+            raise CorruptContentError(f"block {self.cid} does not hold {self.size} bytes, as its parent says")
+        return replace(self, size=len(block), start=start + self.start, stop=start + self.stop)
+
+    def _unwrap_resident(self, block: memoryview) -> Self | None:
+        ends = (block[:ENVELOPE_BYTES], block[-ENVELOPE_BYTES:])
+        return self._unwrap(block) if all(map(is_resident, ends)) else None
 
     async def read(self) -> bytes:
         """A copy of the bytes, made at once where they are in memory, and on a thread where not."""

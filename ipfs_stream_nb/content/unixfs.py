@@ -96,6 +96,34 @@ def decode(block: BytesLike) -> UnixFSNode:
     return node
 
 
+ENVELOPE_BYTES: Final = 32
+"""A file's dag-pb leaf has fewer bytes than this around its content; two links alone have more."""
+_LEAF_TYPES: Final = {int(UnixFSType.RAW), int(UnixFSType.FILE)}
+
+
+def leaf_span(block: BytesLike) -> tuple[int, int] | None:
+    """Where the content of a file's leaf stands in its dag-pb block, with nothing copied.
+
+    None for everything but the one form that writers give plain leaves: type, data, size. `decode` reads them all.
+    """
+    view = memoryview(block)
+    end = len(view)
+    try:
+        length, at = read_varint(view, 1, end)
+        size, start = read_varint(view, at + 3, end)
+        stop = start + size
+        declared, last = read_varint(view, stop + 1, end)
+        plain = (
+            (view[0], view[at], view[at + 2], view[stop]) == (0x0A, 0x08, 0x12, 0x18)
+            and view[at + 1] in _LEAF_TYPES
+            and at + length == last == end
+            and declared == size
+        )
+    except (IndexError, CorruptContentError):
+        return None
+    return (start, stop) if plain else None
+
+
 _BLOCK_SIZES: Final = 4
 _TYPES: Final = {int(kind): kind for kind in UnixFSType}
 _FIELDS: Final = {

@@ -8,10 +8,12 @@ import threading
 
 import pytest
 
-from ipfs_stream_nb.content import stored
-from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content import stored, unixfs
+from ipfs_stream_nb.content.cid import CID, DAG_PB, RAW
+from ipfs_stream_nb.content.dag_pb import PBLink
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.stored import StoredRange, send_ranges
+from ipfs_stream_nb.content.unixfs import UnixFSNode, UnixFSType
 from ipfs_stream_nb.errors import CorruptContentError, NotFoundError, RetrievalError
 
 MIB = 1 << 20
@@ -51,10 +53,42 @@ async def test_they_read_as_cat_does(node, offset, length):
     assert sum(map(len, found)) == len(DATA[offset : offset + length])
 
 
-async def test_other_leaves_are_bytes(node):
-    """Leaves that are dag-pb nodes have the bytes somewhere inside: they come as bytes."""
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, len(DATA)), (MIB - 5, 10), (3 * MIB, MIB), (5 * MIB, 9999)]
+)
+async def test_leaves_in_an_envelope_are_ranges_of_their_content(node, offset, length):
+    """dag-pb leaves have their bytes inside of a block: the range is found there, and nothing is copied."""
     cid = await add(node, DATA, profile="unixfs-v0-2015")
-    assert b"".join(await ranges_of(node, cid)) == DATA
+    found = await ranges_of(node, cid, offset, length)
+    assert all(isinstance(piece, StoredRange) for piece in found)
+    assert b"".join([await piece.read() for piece in found]) == DATA[offset : offset + length]
+
+
+async def test_what_only_looks_like_a_leaf_is_read_as_what_it_is(node):
+    """A parent may say of an inner node what it says of leaves: its bytes come all the same."""
+    leaf = await node.block_put(b"abc", codec=RAW)
+    inner = unixfs.encode(
+        UnixFSNode(UnixFSType.FILE, file_size=6, block_sizes=(3, 3), links=(PBLink(leaf, "", 3),) * 2)
+    )
+    cid = await node.block_put(inner, codec=DAG_PB)
+    root = unixfs.encode(
+        UnixFSNode(UnixFSType.FILE, file_size=12, block_sizes=(6, 6), links=(PBLink(cid, "", 6),) * 2)
+    )
+    found = await ranges_of(node, await node.block_put(root, codec=DAG_PB), 1, 10)
+    assert b"".join([await piece.read() for piece in found]) == b"abcabcabcabc"[1:11]
+
+
+async def test_a_leaf_of_another_size_than_its_parent_says_is_corrupt(node):
+    """Also where its bytes stand in an envelope."""
+    leaf = await node.block_put(unixfs.encode(UnixFSNode(UnixFSType.FILE, b"abcd", 4)), codec=DAG_PB)
+    root = unixfs.encode(
+        UnixFSNode(UnixFSType.FILE, file_size=6, block_sizes=(3, 3), links=(PBLink(leaf, "", 12),) * 2)
+    )
+    cid = await node.block_put(root, codec=DAG_PB)
+    with pytest.raises(CorruptContentError):
+        await ranges_of(node, cid)
+    with pytest.raises(CorruptContentError):
+        await node.read(cid, 0, 6)
 
 
 async def test_small_content_is_one_range(node):

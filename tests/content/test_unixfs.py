@@ -201,3 +201,26 @@ def test_directory_ignores_a_file_size():
     assert CID.of(block(b"\x08\x01"), DAG_PB, 0) == CID.parse(
         "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn"
     )
+
+
+@given(st.binary(min_size=1, max_size=300), st.sampled_from([UnixFSType.FILE, UnixFSType.RAW]), st.randoms())
+def test_the_span_of_a_leaf_is_its_content(data, kind, rng):
+    """Where a leaf's bytes stand in its block; of a damaged one it says nothing, or what decoding says."""
+    block = unixfs.encode(UnixFSNode(kind, data, len(data)))
+    start, stop = unixfs.leaf_span(block)
+    assert block[start:stop] == data
+    spoilt = bytearray(block)
+    spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
+    for other in (bytes(spoilt), block[: rng.randrange(len(block))], block + b"\0"):
+        span = unixfs.leaf_span(other)
+        if span is not None:
+            assert unixfs.decode(other).data == other[slice(*span)]
+
+
+@given(nodes)
+def test_only_plain_leaves_have_a_span(node):
+    """Whatever else a block is, it is left to decode."""
+    span = unixfs.leaf_span(unixfs.encode(node))
+    plain = UnixFSNode(node.type, node.data, node.file_size)
+    leaf = bool(node.data) and node == plain and node.type in {UnixFSType.FILE, UnixFSType.RAW}
+    assert (span is not None) == leaf

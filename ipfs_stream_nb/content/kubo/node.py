@@ -13,6 +13,7 @@ from ipfs_stream_nb.content.car import CarDecoder
 from ipfs_stream_nb.content.cid import CID, CODEC_NAMES, BytesLike
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.importer import get_profile
+from ipfs_stream_nb.content.kubo.flatfs import FlatFS
 from ipfs_stream_nb.content.kubo.pinning import pin_with_total
 from ipfs_stream_nb.content.kubo.rpc import KuboRPC
 from ipfs_stream_nb.content.kubo.writers import KuboFileWriter, KuboTreeWriter, file_pieces
@@ -26,9 +27,11 @@ from ipfs_stream_nb.content.node import (
     PinProgress,
     RepoStat,
 )
+from ipfs_stream_nb.content.reader import Branch
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
-from ipfs_stream_nb.errors import BadRequestError, NotFoundError, RetrievalError
+from ipfs_stream_nb.content.stored import StoredRange
+from ipfs_stream_nb.errors import BadRequestError, CorruptContentError, NotFoundError, RetrievalError
 
 if TYPE_CHECKING:
     from ipfs_stream_nb.content.ipns.resolver import NameResolver
@@ -45,13 +48,36 @@ class KuboNode(EmbeddedNode):
     kind = "kubo"
 
     def __init__(
-        self, store: BlockStore, retriever: Retriever, rpc: KuboRPC, *, names: NameResolver | None = None
+        self,
+        store: BlockStore,
+        retriever: Retriever,
+        rpc: KuboRPC,
+        *,
+        names: NameResolver | None = None,
+        files: FlatFS | None = None,
     ) -> None:
-        """`retriever` asks the daemon first (KuboProvider); the node closes it, and `rpc` with it."""
+        """`retriever` asks the daemon first (KuboProvider); the node closes it, and `rpc` with it.
+
+        `files`: where the daemon's blocks can be read (provider.find_files).
+        """
         super().__init__(store, retriever, names=names)
         self.rpc = rpc
+        self._files = files
         if self._fetching is not None:
             self._fetching.keeper.write_held = False
+            self._fetching.beside = files
+
+    # -- reading
+
+    async def _stored(self, branch: Branch) -> StoredRange | None:
+        """The wanted part of a block where it is in our store, or in the daemon's files."""
+        found = await super()._stored(branch)
+        if found is not None or self._files is None:
+            return found
+        beside = StoredRange(self._files, self._executor, branch.cid, branch.size, branch.lo, branch.hi)
+        with suppress(NotFoundError, CorruptContentError):
+            return await (beside.unwrapped() if branch.enveloped else beside.checked())
+        return None
 
     # -- writing
 

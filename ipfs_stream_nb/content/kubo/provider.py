@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
+from contextlib import suppress
 
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.kubo.flatfs import FlatFS
 from ipfs_stream_nb.content.kubo.rpc import BLOCK_TIMEOUT, KuboRPC
 from ipfs_stream_nb.content.retrieval.provider import ProviderKind
-from ipfs_stream_nb.errors import IPFSStreamError, NotFoundError, RetrievalTimeoutError, UnreachableError
+from ipfs_stream_nb.errors import (
+    CorruptContentError,
+    IPFSStreamError,
+    NotFoundError,
+    RetrievalTimeoutError,
+    UnreachableError,
+)
 
 
 class KuboProvider:
@@ -42,9 +49,8 @@ class KuboProvider:
             self._looking = asyncio.create_task(self._look(), name="look for Kubo's block files")
         if self._files is not None:
             loop = asyncio.get_running_loop()
-            block = await loop.run_in_executor(self._executor, self._files.read, cid)
-            if block is not None:
-                return block
+            with suppress(NotFoundError, CorruptContentError):
+                return await loop.run_in_executor(self._executor, self._files.get, cid)
         try:
             return await self._rpc.block_get(cid, offline=True, patience=0)
         except NotFoundError:
@@ -56,13 +62,9 @@ class KuboProvider:
 
     async def _look(self) -> None:
         try:
-            peer_id, stat = await self._rpc.id(), await self._rpc.repo_stat()
+            self._files = await find_files(self._rpc)
         except IPFSStreamError:
             self._looking = None  # the next block is a new chance
-            return
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, FlatFS.of_daemon, str(stat.get("RepoPath")), peer_id)
-        self._files = found
 
     def run(self, _cid: CID, _start: int, _stop: int) -> None:
         """None: the RPC gives whole DAGs, or single blocks."""
@@ -73,3 +75,11 @@ class KuboProvider:
             self._looking.cancel()
             await asyncio.wait([self._looking])
         await self._rpc.close()
+
+
+async def find_files(rpc: KuboRPC) -> FlatFS | None:
+    """The daemon's block files where it is on this machine, and they can be read; None otherwise."""
+    if not rpc.near:
+        return None
+    peer_id, stat = await rpc.id(), await rpc.repo_stat()
+    return await asyncio.to_thread(FlatFS.of_daemon, str(stat.get("RepoPath")), peer_id)

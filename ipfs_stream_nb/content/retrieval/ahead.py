@@ -15,7 +15,7 @@ from typing import Final, Self
 from cachetools import LRUCache
 
 from ipfs_stream_nb.content.cid import CID
-from ipfs_stream_nb.content.reader import Branch, DagReader
+from ipfs_stream_nb.content.reader import Branch, DagNode, DagReader
 from ipfs_stream_nb.content.retrieval.source import FetchingSource
 from ipfs_stream_nb.errors import IPFSStreamError
 
@@ -159,8 +159,8 @@ class Reading:
             return SMALL_WINDOW
         return next(blocks for after, blocks in WINDOW if self._place.run_bytes >= after)
 
-    async def leaf(self, branch: Branch) -> bytes:
-        """The wanted bytes of a raw block."""
+    async def leaf(self, branch: Branch) -> bytes | DagNode:
+        """The wanted bytes of a leaf (see DagReader.leaf)."""
         self._leaf_bytes = branch.size
         return await self._ahead.reader.leaf(branch, self._get)
 

@@ -28,10 +28,6 @@ KEPT_AT_ONCE: Final = 1024
 """Leaves that are looked for in the store at once."""
 
 
-ENVELOPE_BYTES: Final = 32
-"""A file's dag-pb leaf has fewer bytes than this around its content; two links alone have more."""
-
-
 class DagSize(NamedTuple):
     """All blocks of a tree, each counted once."""
 
@@ -82,7 +78,7 @@ def _links_with_leaves(cid: CID, block: bytes) -> list[_Link]:
     if node.type != UnixFSType.FILE:
         return links
     return [
-        _Link(link.cid, link.tsize if 0 <= link.tsize - size < ENVELOPE_BYTES else None)
+        _Link(link.cid, link.tsize if 0 <= link.tsize - size < unixfs.ENVELOPE_BYTES else None)
         if link.cid.codec == DAG_PB
         else _Link(link.cid, link.tsize)
         for link, size in zip(node.links, node.block_sizes, strict=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.cid import CID
@@ -112,6 +113,13 @@ class Keeper:
         self.forget()
 
 
+class Readable(Protocol):
+    """A store that is only read."""
+
+    def get(self, cid: CID, start: int = 0, stop: int | None = None) -> bytes:
+        """A verified block, or a slice of it. Raises NotFoundError, CorruptContentError. For threads."""
+
+
 class FetchingSource:
     """A BlockSource (see reader) over the local store and a Retriever."""
 
@@ -121,6 +129,8 @@ class FetchingSource:
         """Without `keep` what is fetched is not written to the store here."""
         self.retriever = retriever
         self.keeper = Keeper(store, executor, write=keep)
+        self.beside: Readable | None = None
+        """Another store on this machine, which is looked into after ours."""
         self._store = store
         self._executor = executor
         self._local = StoreSource(store, executor)
@@ -136,9 +146,17 @@ class FetchingSource:
             data = await self._local.get(cid, start, stop)
         except (NotFoundError, CorruptContentError):
             kept = self.keeper.get(cid)
-            return None if kept is None else kept[start:stop]
+            return await self._get_beside(cid, start, stop) if kept is None else kept[start:stop]
         self._store.touch((cid,))
         return data
+
+    async def _get_beside(self, cid: CID, start: int, stop: int | None) -> bytes | None:
+        if self.beside is None:
+            return None
+        loop = asyncio.get_running_loop()
+        with suppress(NotFoundError, CorruptContentError):
+            return await loop.run_in_executor(self._executor, self.beside.get, cid, start, stop)
+        return None
 
     async def has(self, cid: CID) -> bool:
         """Whether the block is in the store or in memory."""

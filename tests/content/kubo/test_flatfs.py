@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -9,7 +10,9 @@ import shutil
 import pytest
 
 from ipfs_stream_nb.content.cid import CID, RAW
+from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
 from ipfs_stream_nb.content.kubo.flatfs import FlatFS
+from ipfs_stream_nb.errors import CorruptContentError, NotFoundError
 
 
 @pytest.fixture
@@ -33,17 +36,42 @@ def test_blocks_are_found_by_their_hash(kubo, peer_id):
     cid = CID.parse(kubo.run("add", "-Q", "--raw-leaves=false", "--chunker=size-1048576", data=data))
     files = FlatFS.of_daemon(str(kubo.repo), peer_id)
     assert files is not None
-    block = files.read(cid)
+    block = files.get(cid)
     assert block == kubo.run_binary("block", "get", str(cid))
-    assert files.read(cid.v1()) == block
-    cid.verify(block)
+    assert files.get(cid.v1(), 10, 20) == block[10:20]
 
 
-def test_what_is_not_there_is_none(kubo, peer_id):
-    """An unknown block, and any once its file is gone."""
+def test_what_is_not_there_is_not_found(kubo, peer_id):
+    """An unknown block."""
     files = FlatFS.of_daemon(str(kubo.repo), peer_id)
     assert files is not None
-    assert files.read(CID.of(os.urandom(32), RAW)) is None
+    with pytest.raises(NotFoundError):
+        files.get(CID.of(os.urandom(32), RAW))
+
+
+def test_a_damaged_file_is_found_out(kubo, copy, peer_id):
+    """Flipped, cut, emptied and far too long: none of it is given."""
+    data = os.urandom(1000)
+    cid = CID.parse(kubo.run("add", "-Q", "--cid-version=1", "--raw-leaves", data=data))
+    (source,) = kubo.repo.glob(f"blocks/*/{_name(cid)}.data")
+    target = copy / "blocks" / source.parent.name / source.name
+    target.parent.mkdir()
+    files = FlatFS.of_daemon(str(copy), peer_id)
+    assert files is not None
+    for bad in (bytes([data[0] ^ 1]) + data[1:], data[:-1], data + b"x"):
+        target.write_bytes(bad)
+        with pytest.raises(CorruptContentError):
+            files.get(cid)
+    for none in (b"", bytes(MAX_BLOCK + 1)):
+        target.write_bytes(none)
+        with pytest.raises(NotFoundError):
+            files.get(cid)
+    target.write_bytes(data)
+    assert files.get(cid) == data
+
+
+def _name(cid):
+    return base64.b32encode(cid.multihash).rstrip(b"=").decode()
 
 
 @pytest.mark.parametrize(

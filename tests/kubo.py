@@ -136,6 +136,11 @@ class Kubo:
             assert daemon.stdout is not None
             daemon.stdout.close()
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the daemon: SIGSTOP has it take connections and not answer, until SIGCONT."""
+        assert self._daemon is not None
+        self._daemon.send_signal(number)
+
     def kill(self) -> None:
         """kill -9."""
         if self._daemon is not None:

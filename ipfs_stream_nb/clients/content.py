@@ -345,9 +345,8 @@ class AsyncClient(MediaMethods):
 
     async def url(self, content: Content, action: str = "read") -> str:
         """An absolute URL for media elements, good for some minutes: it holds a token for this content alone."""
-        cid, names = parse_path(path_of(content))
+        cid, names = parse_path(await self.node.fixed(path_of(content)))
         body = {"action": action, "cid": str(cid)}
-        self.node  # noqa: B018  # raises where the client is closed
         grant = await self._http.json("POST", "ipfs-stream/tokens", json_body=body)
         path = quote("/".join([str(cid), *names]), safe=SAFE_IN_URL)
         return f"{self.server.url}ipfs/{path}?token={quote(str(grant['token']))}"
@@ -377,12 +376,12 @@ class AsyncClient(MediaMethods):
 
         if self._blocking is None:
             raise BadRequestError("only a client of connect_async() can play")
-        self.node  # noqa: B018  # raises where the client is closed
+        path = await self.node.fixed(path_of(content))
         if self._twin is None:
             self._twin = await asyncio.to_thread(self._blocking)
         return Player(
             self._twin,
-            path_of(content),
+            path,
             current_time=current_time,
             muted=muted,
             volume=volume,

@@ -15,7 +15,7 @@ from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.car import CarDecoder
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.embedded import EmbeddedNode
-from ipfs_stream_nb.content.node import Origins, Pin, PinProgress
+from ipfs_stream_nb.content.node import Origins, Path, Pin, PinProgress
 from ipfs_stream_nb.content.retrieval.retriever import Fetched, Retriever
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import NotFoundError, RetrievalError, StoreError
@@ -56,6 +56,10 @@ class DirectNode(EmbeddedNode):
     def http(self) -> ServerHTTP:
         """The connection to the server."""
         return self._server.http
+
+    async def fixed(self, path: Path) -> Path:
+        """The path below a CID that a path below an IPNS name stands for, as the server resolves it."""
+        return await self._server.fixed(path)
 
     async def pin(
         self, cid: CID, *, name: str = "", progress: Callable[[PinProgress], None] | None = None

@@ -8,8 +8,9 @@ from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.ipns.name import Name, parse_name
 from ipfs_stream_nb.content.node import Path
-from ipfs_stream_nb.content.resolver import parse_path
+from ipfs_stream_nb.content.resolver import check_names, ipns_name_of, parse_path
 from ipfs_stream_nb.errors import BadCIDError, BadRequestError
 
 SHOWN: Final = 80
@@ -26,7 +27,8 @@ class HasCID(Protocol):
 
 
 Content = str | CID | HasCID
-"""Whatever names content: a CID or its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL, or a result."""
+"""Whatever names content: a CID or its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, `/ipns/…`, a gateway's URL, or a
+result."""
 
 
 def path_of(content: Content) -> Path:
@@ -54,6 +56,8 @@ def _path_of_text(content: str) -> str:
     text = content.strip()
     if text.lower().startswith(("http://", "https://")):
         return _path_of_url(text)
+    if ipns_name_of(text) is not None:
+        return _below_name(text)
     if text.startswith("ipfs:///"):
         text = text.removeprefix("ipfs:///")
     try:
@@ -72,8 +76,12 @@ def _path_of_url(url: str) -> str:
         host = (parts.hostname or "").split(".")
     except ValueError:
         parts, host = None, []
-    if parts is None or (len(host) > 1 and host[1] == "ipns") or parts.path.startswith("/ipns/"):
-        names = None
+    if parts is not None and len(host) > 2 and host[1] == "ipns":
+        return _below_name(f"/ipns/{_of_label(host[0])}{unquote(parts.path)}")
+    if parts is not None and parts.path.startswith("/ipns/"):
+        return _below_name(unquote(parts.path))
+    if parts is None:
+        names = ""
     elif len(host) > 2 and host[1] == "ipfs":
         names = host[0] + parts.path
     else:
@@ -86,6 +94,24 @@ def _path_of_url(url: str) -> str:
     path = unquote(names)
     parse_path(path)
     return path
+
+
+def _below_name(text: str) -> str:
+    """A path below an IPNS name, as nodes take it. Raises BadRequestError."""
+    name = ipns_name_of(text) or ""
+    names = [part for part in text.split(name, 1)[1].split("/") if part] if name else []
+    parse_name(name)
+    check_names(names)
+    return "/".join(["/ipns", name, *names])
+
+
+def _of_label(label: str) -> str:
+    """A name out of a DNS label: domains have their dots as dashes there, and dashes doubled."""
+    try:
+        Name.parse(label)
+    except BadRequestError:
+        return label.replace("--", "\0").replace("-", ".").replace("\0", "-")
+    return label
 
 
 def _is_local(text: str) -> bool:

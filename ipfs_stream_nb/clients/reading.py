@@ -31,8 +31,11 @@ MAX_GATHERED: Final = 512 * 1024 * 1024
 
 @asynccontextmanager
 async def at(node: nodes.Node, content: Content) -> AsyncGenerator[nodes.Path, None]:
-    """The path of content, for a `with` block: if it turns out not to be here at all, the error says what to do."""
-    path = path_of(content)
+    """The path of content, for a `with` block: if it turns out not to be here at all, the error says what to do.
+
+    A path below an IPNS name is the one below a CID that it stands for now.
+    """
+    path = await node.fixed(path_of(content))
     try:
         yield path
     except (NotFoundError, RetrievalError) as error:

@@ -35,7 +35,7 @@ from ipfs_stream_nb.content.node import (
     RepoStat,
     Stat,
 )
-from ipfs_stream_nb.content.resolver import parse_path
+from ipfs_stream_nb.content.resolver import ipns_name_of, parse_path
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError, RetrievalError
 
 T = TypeVar("T")
@@ -62,9 +62,17 @@ class RemoteNode:
 
     # -- reading
 
+    async def fixed(self, path: Path) -> Path:
+        """The path below a CID that a path below an IPNS name stands for at this time; other paths as they are."""
+        name = ipns_name_of(path)
+        if name is None:
+            return path
+        answer = await self.http.json("GET", "ipfs-stream/names", name)
+        return str(answer["path"]) + str(path).split(name, 1)[1]
+
     async def stat(self, path: Path) -> Stat:
         """What stands at the end of a path."""
-        where = _where(path)
+        where = _where(await self.fixed(path))
         cached = self._stats.get(where)
         if cached is None:
             cached = self._stats[where] = _read(Stat, await self.http.json("GET", "ipfs-stream/stat", where))
@@ -80,7 +88,7 @@ class RemoteNode:
         """A file's bytes from `offset`, at most `length`, in pieces of up to 1 MiB."""
         if offset < 0 or (length is not None and length < 0):
             raise BadRequestError(f"offset and length are not negative; got {offset} and {length}")
-        where, stat = await file_at(self, path)
+        where, stat = await file_at(self, await self.fixed(path))
         if length == 0 or offset >= stat.size:
             return
         headers = {}
@@ -103,8 +111,9 @@ class RemoteNode:
 
     async def ls(self, path: Path, *, kinds: bool = False) -> AsyncGenerator[Entry, None]:
         """A directory's entries, in the order of the directory; `kinds` looks each one up."""
+        where = _where(await self.fixed(path))
         params = {"kinds": _FLAG[kinds]}
-        async with aclosing(self.http.lines("GET", "ipfs-stream/ls", _where(path), params=params)) as lines:
+        async with aclosing(self.http.lines("GET", "ipfs-stream/ls", where, params=params)) as lines:
             async for line in lines:
                 yield _read(Entry, line)
 
@@ -237,11 +246,12 @@ class RemoteNode:
         self, path: Path, *, scope: DagScope = "all", entity_bytes: tuple[int, int | None] | None = None
     ) -> AsyncGenerator[bytes, None]:
         """A CARv1, depth first: the blocks on the way to the path's end, then what `scope` asks for."""
+        where = _where(await self.fixed(path))
         params = {"format": "car", "dag-scope": scope}
         if entity_bytes is not None:
             start, stop = entity_bytes
             params["entity-bytes"] = f"{start}:{'*' if stop is None else stop}"
-        async with self.http.request("GET", "ipfs", _where(path), params=params) as response:
+        async with self.http.request("GET", "ipfs", where, params=params) as response:
             async for piece in response.content.iter_chunked(PIECE_BYTES):
                 yield piece
 

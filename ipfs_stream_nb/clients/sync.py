@@ -329,7 +329,7 @@ class Client:
 
         return Player(
             self,
-            path_of(content),
+            self._session.loop.run(lambda: self._session.client.node.fixed(path_of(content))),
             current_time=current_time,
             muted=muted,
             volume=volume,

@@ -1,7 +1,8 @@
 """The node interface: the guide's `ipfs_api`, and the shapes that it deals in.
 
 Everything above (gateway, streams, clients, media) talks to a `Node` and knows not which one it is. A `path`
-is always `<cid>[/name…]` as text (an `/ipfs/` before it is accepted) or a `CID`. Sizes and offsets are bytes.
+is always `<cid>[/name…]` as text (an `/ipfs/` before it is accepted) or a `CID`; for reading it may also be
+`/ipns/<name>[/name…]`. Sizes and offsets are bytes.
 """
 
 from __future__ import annotations
@@ -244,6 +245,9 @@ class Node(Protocol):
     @property
     def fetches(self) -> bool:
         """Whether it asks anybody for what it does not hold."""
+
+    async def fixed(self, path: Path) -> Path:
+        """The path below a CID that a path below an IPNS name stands for at this time; other paths as they are."""
 
     async def stat(self, path: Path) -> Stat:
         """Resolve a path and say what is there (directory entries and symlinks are followed up to the last

@@ -11,14 +11,17 @@ from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.blocks.filesystems import default_repo
 from ipfs_stream_nb.content.blocks.store import DEFAULT_CACHE_QUOTA, MIN_FREE
 from ipfs_stream_nb.content.embedded import EmbeddedNode
+from ipfs_stream_nb.content.ipns.resolver import NameResolver
 from ipfs_stream_nb.content.kubo.discovery import find_kubo
+from ipfs_stream_nb.content.kubo.flatfs import FlatFS
 from ipfs_stream_nb.content.kubo.node import KuboNode
-from ipfs_stream_nb.content.kubo.provider import KuboProvider
+from ipfs_stream_nb.content.kubo.provider import KuboProvider, find_files
 from ipfs_stream_nb.content.kubo.rpc import KuboRPC
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.content.retrieval.gateway import TrustlessGateway
 from ipfs_stream_nb.content.retrieval.provider import Provider
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
+from ipfs_stream_nb.content.retrieval.routing import DelegatedRouting
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, UnreachableError
 
@@ -70,10 +73,9 @@ async def open_node(settings: NodeSettings) -> Node:
     if settings.kind != "embedded":
         address = await asyncio.to_thread(find_kubo, settings.kubo_api, settings.kubo_auth)
     rpc = None if address is None else KuboRPC(address)
-    retriever = _retriever(settings.retrieval, rpc)
+    retriever, names = _sources(settings.retrieval, rpc)
     try:
-        if settings.kind == "kubo":
-            await _check_kubo(rpc)
+        files = await _check_kubo(rpc) if settings.kind == "kubo" else None
         store = await asyncio.to_thread(
             BlockStore.open,
             settings.repo or default_repo(),
@@ -82,22 +84,30 @@ async def open_node(settings: NodeSettings) -> Node:
             cache_quota=settings.cache_quota,
         )
     except BaseException:
-        if retriever is not None:
-            await retriever.close()
+        for source in (names, retriever):
+            if source is not None:
+                await source.close()
         raise
     if settings.kind == "kubo" and rpc is not None and retriever is not None:
-        return KuboNode(store, retriever, rpc)
-    return EmbeddedNode(store, retriever)
+        return KuboNode(store, retriever, rpc, names=names, files=files)
+    return EmbeddedNode(store, retriever, names=names)
 
 
-def _retriever(settings: RetrievalSettings, kubo: KuboRPC | None) -> Retriever | None:
-    """Asks Kubo, then the gateways; None where there is nobody to ask."""
+def _sources(
+    settings: RetrievalSettings, kubo: KuboRPC | None
+) -> tuple[Retriever | None, NameResolver | None]:
+    """Who asks Kubo, then the gateways, for blocks and for what names stand for; nobody where there are none."""
+    gateways = [TrustlessGateway(url, settings) for url in settings.gateways]
     providers: list[Provider] = [] if kubo is None else [KuboProvider(kubo, patience=settings.answer_timeout)]
-    providers += [TrustlessGateway(url, settings) for url in settings.gateways]
-    return Retriever(providers, settings) if providers else None
+    providers += gateways
+    if not providers:
+        return None, None
+    routing = DelegatedRouting(settings.routers, settings) if settings.routers else None
+    return Retriever(providers, settings, router=routing), NameResolver(kubo, gateways, routing)
 
 
-async def _check_kubo(rpc: KuboRPC | None) -> None:
+async def _check_kubo(rpc: KuboRPC | None) -> FlatFS | None:
+    """See that the daemon answers; its block files, where they can be read."""
     if rpc is None:
         raise UnreachableError(
             "no Kubo daemon was found: start one with `ipfs daemon`, or say where it is with kubo_api or $IPFS_API"
@@ -105,6 +115,7 @@ async def _check_kubo(rpc: KuboRPC | None) -> None:
     try:
         async with asyncio.timeout(KUBO_TIMEOUT):
             await rpc.check()
+            return await find_files(rpc)
     except TimeoutError as error:
         if isinstance(error, IPFSStreamError):
             raise

@@ -166,7 +166,9 @@ async def test_what_is_not_here_is_told_in_one_way(client, method, codec):
     absent = CID.of(b"somewhere else", codec)
     with pytest.raises(NotFoundError) as caught:
         await getattr(client, method)(absent)
-    assert str(caught.value).startswith(f"{absent} is not in this store, and there is nobody to fetch it from")
+    assert str(caught.value).startswith(
+        f"{absent} is not in this store, and there is nobody to fetch it from"
+    )
     assert "client.import_car" in str(caught.value)
 
 

@@ -13,6 +13,7 @@ from ipfs_stream_nb.content.node import Added, Entry, Pin, Stat
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.errors import BadCIDError, BadRequestError, TooLargeError
 
+KEY = "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8"
 CID1 = CID.of(b"one")
 CID0 = CID.of(b"one", 0x70, 0)
 
@@ -47,6 +48,22 @@ def test_pasted_texts_name_content(text, names):
     assert parse_path(path_of(text)) == (CID1, names)
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (f"/ipns/{KEY}", f"/ipns/{KEY}"),
+        (f" ipns://{KEY}/a/b.mp4/ ", f"/ipns/{KEY}/a/b.mp4"),
+        ("/ipns/docs.ipfs.tech/how-to", "/ipns/docs.ipfs.tech/how-to"),
+        (f"https://gateway.example/ipns/{KEY}/a%20b?filename=c", f"/ipns/{KEY}/a b"),
+        (f"https://{KEY}.ipns.gateway.example/x", f"/ipns/{KEY}/x"),
+        ("https://docs-ipfs--site-tech.ipns.gateway.example/", "/ipns/docs.ipfs-site.tech"),
+    ],
+)
+def test_names_of_content_that_changes(text, path):
+    """IPNS keys and domains are paths of their own, which a node resolves; a DNS label's dashes were dots."""
+    assert path_of(text) == path
+
+
 def test_a_version_0_cid_keeps_its_case_in_a_url():
     """Base58 has both cases, and a URL's path keeps them."""
     assert path_of(f"https://gateway.example/ipfs/{CID0}/x") == f"{CID0}/x"
@@ -57,8 +74,6 @@ def test_a_version_0_cid_keeps_its_case_in_a_url():
     [
         "https://example.org/clip.mp4",
         "https://example.org/ipfs/",
-        "https://gateway.example/ipns/example.org",
-        "https://k51qzi5uqu5dl.ipns.gateway.example/",
         "http://[::/ipfs/x",
     ],
 )
@@ -106,7 +121,11 @@ def test_what_looks_like_a_file_may_be_meant_as_one(name):
         ("he\0o", "one begins with bafy"),
         (f"{str(CID1)[:-2]}/clip.mp4", "2 missing"),
         ("/ipfs/clip.mp4", "one begins with bafy"),
-        ("ipns://example.org", "IPNS"),
+        ("ipns://example", "is not an IPNS name"),
+        ("https://k51qzi5uqu5dl.ipns.gateway.example/", "is not an IPNS name"),
+        ("/ipns/", "is not an IPNS name"),
+        (f"/ipns/{CID1}", "ask for it under /ipfs/"),
+        ("/ipns/example.org/../x", "may not hold"),
     ],
 )
 def test_other_texts_are_no_cids(text, why):

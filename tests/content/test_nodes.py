@@ -170,6 +170,21 @@ async def test_offline_has_only_what_is_here(kubo, only_in_kubo, tmp_path):
         assert node.fetches
 
 
+async def test_names_are_resolved_by_kubo(publisher, publish, tmp_path):
+    """A path below an IPNS name is one below the CID that it stands for; without a network names stand for nothing."""
+    cid = publisher.run("add", "-Q", "--cid-version=1", "-w", "--stdin-name=a.txt", data=b"named")
+    name = publish(f"/ipfs/{cid}")
+    async with opened(tmp_path, kubo_api=publisher.api) as node:
+        assert await node.fixed(f"/ipns/{name}/a.txt") == f"/ipfs/{cid}/a.txt"
+        assert await node.read(f"/ipns/{name}/a.txt", 0, 100) == b"named"
+        assert str((await node.stat(f"ipns://{name}")).cid) == cid
+        with pytest.raises(BadRequestError, match="IPNS name"):
+            await node.offline().fixed(f"/ipns/{name}")
+    async with opened(tmp_path) as node:
+        with pytest.raises(BadRequestError, match="IPNS name"):
+            await node.stat(f"/ipns/{name}")
+
+
 async def test_kubo_holds_what_is_added(kubo, tmp_path):
     """The kind "kubo" adds and pins on the daemon."""
     data = random.Random(5).randbytes(300_000)

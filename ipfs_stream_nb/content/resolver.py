@@ -63,7 +63,10 @@ def parse_path(path: Path) -> tuple[CID, list[str]]:
             text = text[len(prefix) :]
             break
     if text.startswith(_NAME_PREFIXES):
-        raise BadRequestError(f"{path!r} is an IPNS name, and this version resolves /ipfs/<cid> paths only")
+        raise BadRequestError(
+            f"{path[:200]!r} is an IPNS name, which stands for other content at another time; here a CID is needed, or a"
+            " path below one (stat of the name tells it)"
+        )
     if len(text.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
         raise TooLargeError(f"a path has at most {MAX_PATH_BYTES} bytes, this one is longer")
     root, *names = text.split("/")

@@ -16,6 +16,7 @@ from ipfs_stream_nb_server.handlers.inspection import (
     StatHandler,
     UnknownHandler,
 )
+from ipfs_stream_nb_server.handlers.names import NamedContentHandler, NameHandler
 from ipfs_stream_nb_server.handlers.pins import GCHandler, PinHandler, PinsHandler
 from ipfs_stream_nb_server.handlers.tokens import TokensHandler
 
@@ -24,9 +25,11 @@ Route = tuple[str, type[RequestHandler], dict[str, Any]]
 _ROUTES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
     (r"/ipfs/?", AddHandler),
     (r"/ipfs/(.+)", ContentHandler),
+    (r"/ipns/(.+)", NamedContentHandler),
     (r"/ipfs-stream/stat/(.+)", StatHandler),
     (r"/ipfs-stream/ls/(.+)", ListHandler),
     (r"/ipfs-stream/sources/([^/]+)", SourcesHandler),
+    (r"/ipfs-stream/names/([^/]+)", NameHandler),
     (r"/ipfs-stream/pins", PinsHandler),
     (r"/ipfs-stream/pins/([^/]+)", PinHandler),
     (r"/ipfs-stream/directories", DirectoriesHandler),

@@ -16,6 +16,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 
 from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.ipns.resolver import ResolvedName
 from ipfs_stream_nb.security.access import AccessPolicy, Action
 from ipfs_stream_nb.security.tokens import TokenSigner
 from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
@@ -39,6 +40,16 @@ class Recording(AccessPolicy):
     async def allows(self, user, action, cid):
         self.asked.append((user, action, cid))
         return False
+
+
+class NamesOfA:
+    """All names stand for A."""
+
+    async def resolve(self, _name):
+        return ResolvedName(f"/ipfs/{A}/x", 60)
+
+    async def close(self):
+        pass
 
 
 def requests_of(extension):
@@ -161,11 +172,13 @@ async def test_jupyters_authorizer_is_asked_on_every_route(server):
 async def test_the_access_policy_is_asked_on_every_route(server):
     """Each route asks the policy about its own action, and about the CID where it names one."""
     Recording.asked.clear()
+    (await server.node()).names = NamesOfA()
     assert await unprotected(server, headers={"Authorization": f"token {server.token}"}) == []
     asked = [(str(action), cid) for _, action, cid in Recording.asked]
     assert sorted(asked, key=str) == sorted(
         [
             *[("read", A)] * 5,  # GET and HEAD of content, stat, ls, sources
+            *[("read", A)] * 3,  # GET and HEAD of what is below a name, and what it stands for
             *[("add", None)] * 2,
             ("remove", A),
             ("pin", A),

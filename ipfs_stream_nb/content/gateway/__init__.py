@@ -12,13 +12,16 @@ a notebook server's origin calls for:
 - The ETag of a range is that of the whole, so that If-Range works (RFC 9110, section 14.2; the specification's text
   suggests one of its own, which would break it).
 - CARs are depth first without duplicates, whatever was asked for, and say so in their Content-Type.
-- What cannot be had in the wanted format is a 406; conversions between codecs, TAR and IPNS are not offered.
+- What cannot be had in the wanted format is a 406; conversions between codecs and TAR are not offered.
+- What is below a name (/ipns/) is answered as what is below a CID, in every format, and may be kept as long as the
+  name's record says. A base58 name is not redirected to its CID.
 - No service worker script is served at all (the specification refuses those of a whole root).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from ipfs_stream_nb.content import mime, ranges
@@ -42,7 +45,14 @@ from ipfs_stream_nb.content.gateway.negotiation import (
     content_location,
     parse_path,
 )
-from ipfs_stream_nb.content.gateway.representation import BLOCK_FORMATS, serve_block, serve_bytes, slices
+from ipfs_stream_nb.content.gateway.representation import (
+    BLOCK_FORMATS,
+    serve_block,
+    serve_bytes,
+    serve_record,
+    slices,
+)
+from ipfs_stream_nb.content.ipns.resolver import ResolvedName
 from ipfs_stream_nb.content.node import Node, Stat
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError, RetrievalError, StoreError
 
@@ -56,9 +66,12 @@ __all__ = [
 ]
 
 
-async def respond(node: Node, request: GatewayRequest, *, settings: GatewaySettings) -> GatewayResponse:
-    """Answer GET or HEAD of /ipfs/{cid}[/path].
+async def respond(
+    node: Node, request: GatewayRequest, *, settings: GatewaySettings, resolved: ResolvedName | None = None
+) -> GatewayResponse:
+    """Answer GET or HEAD of /ipfs/{cid}[/path] and /ipns/{name}[/path].
 
+    `resolved` is what the name stands for, which whoever asks about rights must know before.
     Raises subclasses of IPFSStreamError, whose `status` and `to_json()` make the error's answer. Errors that show
     first when content is read come from the body, in its first piece where possible.
     """
@@ -66,12 +79,14 @@ async def respond(node: Node, request: GatewayRequest, *, settings: GatewaySetti
         return GatewayResponse(405, [("Allow", "GET, HEAD")])
     if (request.headers.get("Service-Worker") or "").strip().lower() == "script":
         raise BadRequestError("service workers cannot be registered from content")
-    path = parse_path(request.path)
+    path = _below_cid(parse_path(request.path), resolved)
     choice = choose_format(request)
-    cid = CID.parse(path.root)
-    answer = Answer(request, settings, path.text)
+    cid = path.cid
+    answer = Answer(request, settings, path.text, None if resolved is None else int(resolved.ttl))
     if choice.by_accept:
         answer.set(Content_Location=content_location(request, path, choice))
+    if choice.format == "ipns-record":
+        return serve_record(answer, path, resolved)
     if not _only_if_cached(request):
         return await _respond(node, answer, path, cid, choice)
     if not cid.is_identity and not await node.block_has(cid):
@@ -88,6 +103,15 @@ async def respond(node: Node, request: GatewayRequest, *, settings: GatewaySetti
         ) from error
 
 
+def _below_cid(path: ContentPath, resolved: ResolvedName | None) -> ContentPath:
+    """The path with what its name stands for."""
+    if path.namespace == "ipfs":
+        return path
+    if resolved is None:
+        raise BadRequestError(f"{path.text} is below a name, and names are not resolved here")
+    return replace(path, target=resolved.path.removeprefix("/ipfs/"))
+
+
 def _only_if_cached(request: GatewayRequest) -> bool:
     directives = (request.headers.get("Cache-Control") or "").split(",")
     return "only-if-cached" in [directive.strip().lower() for directive in directives]
@@ -98,8 +122,6 @@ async def _respond(
 ) -> GatewayResponse:
     if choice.format == "car":
         return await serve_car(node, answer, path, cid, choice)
-    if choice.format == "ipns-record":
-        raise BadRequestError("IPNS records are under /ipns/, which this version does not serve")
     own = BLOCK_FORMATS.get(cid.codec)
     if choice.format == "raw" or own is not None:
         return await _respond_block(node, answer, path, cid, choice)
@@ -115,7 +137,7 @@ async def _respond_block(
 ) -> GatewayResponse:
     """A block as it is: a raw one was asked for, or the root is of a codec that is not UnixFS."""
     roots: tuple[CID, ...] = (cid,)
-    if path.names:
+    if not path.is_root:
         stat = await node.stat(path.node_path)
         cid, roots = stat.cid, stat.roots
     own = BLOCK_FORMATS.get(cid.codec, "raw")
@@ -128,7 +150,7 @@ async def _respond_content(
     node: Node, answer: Answer, path: ContentPath, cid: CID, choice: Choice
 ) -> GatewayResponse:
     """Files, directories and symlinks."""
-    if not path.names and _is_known_to_client(answer.request, f'"{cid}"'):
+    if path.is_root and _is_known_to_client(answer.request, f'"{cid}"'):
         answer.set(ETag=f'"{cid}"')
         return answer.respond(304)  # with no work done, and even if it is not here any more
     stat = await node.stat(path.node_path)
@@ -139,7 +161,7 @@ async def _respond_content(
         index = await find_index(node, path, choice, answer.request.query)
         if index is None:
             return await serve_listing(node, answer, path, stat, choice)
-        stat, path = index, ContentPath(path.root, (*path.names, index.name), slash=False, depth=path.depth)
+        stat, path = index, replace(path, names=(*path.names, index.name), slash=False)
     early = answer.precondition(f'"{stat.cid}"')
     if early is not None:
         return early

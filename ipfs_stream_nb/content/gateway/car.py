@@ -73,7 +73,7 @@ async def serve_car(
     if early is not None:
         return early
     roots: tuple[CID, ...] = (cid,)
-    if path.names:
+    if not path.is_root:
         roots = (await node.stat(path.node_path)).roots
     elif answer.is_head and not cid.is_identity and not await node.block_has(cid):
         raise NotFoundError(f"this node does not have {cid}; add it, or import a CAR that holds it")

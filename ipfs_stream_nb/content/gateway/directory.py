@@ -44,7 +44,7 @@ async def serve_listing(
     """One page of the directory's entries. HEAD does not read them."""
     number = _page_number(answer)
     kind = "json" if choice.prefers_json else "html"
-    answer.set(Cache_Control=f"{answer.settings.cache_scope}, max-age={LISTING_MAX_AGE}")
+    answer.limit_age(LISTING_MAX_AGE)
     early = answer.precondition(f'"DirIndex-{listing.VERSION}-{kind}-{number}_CID-{stat.cid}"')
     if early is not None:
         return early

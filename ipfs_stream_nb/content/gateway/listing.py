@@ -66,8 +66,7 @@ def as_json(page: Page) -> bytes:
 def as_html(page: Page) -> bytes:
     """The listing for people: a table with relative links only, good at any base URL."""
     title = _text(f"Index of {page.path.text}")
-    up = "../" * page.path.depth
-    rows = [_row(entry, up) for entry in page.entries]
+    rows = [_row(entry, page.path.to_content) for entry in page.entries]
     if page.path.names:
         rows.insert(0, '<tr><td><a href="../">../</a> (parent directory)</td><td></td><td></td></tr>')
     if not page.entries and page.number == 1:
@@ -96,9 +95,9 @@ def as_html(page: Page) -> bytes:
 """.encode()
 
 
-def _row(entry: Entry, up: str) -> str:
+def _row(entry: Entry, to_content: str) -> str:
     name, cid = entry.name, str(entry.cid)
-    link = f"{up}{cid}?{urlencode({'filename': name})}"
+    link = f"{to_content}{cid}?{urlencode({'filename': name})}"
     short = f"{cid[:6]}…{cid[-6:]}" if len(cid) > 16 else cid
     return (
         f'<tr><td><a href="./{quote(name, safe="")}"><bdi>{_text(name)}</bdi></a></td>'

@@ -36,7 +36,7 @@ class Headers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GatewayRequest:
-    """`path` begins with /ipfs/ and is percent-encoded as on the wire; `query` is decoded.
+    """`path` begins with /ipfs/ or /ipns/ and is percent-encoded as on the wire; `query` is decoded.
 
     Credentials (`token`) must not be in `query`: redirects and links repeat it.
     """
@@ -92,17 +92,21 @@ class PreconditionFailedError(BadRequestError):
 
 @dataclass(slots=True)
 class Answer:
-    """The headers of one answer on their way; `path` is the content path that was asked for."""
+    """The headers of one answer on their way; `path` is the content path that was asked for.
+
+    `max_age`: seconds for which it may be kept; None for ever, as what is below a CID.
+    """
 
     request: GatewayRequest
     settings: GatewaySettings
     path: str
+    max_age: int | None = None
     headers: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.headers |= {
             "X-Ipfs-Path": self.path if _FIELD_SAFE.fullmatch(self.path) else quote(self.path, safe="/"),
-            "Cache-Control": f"{self.settings.cache_scope}, {CACHE_IMMUTABLE}",
+            "Cache-Control": self._cache_control(CACHE_IMMUTABLE),
             "Content-Security-Policy": SANDBOX,
             "X-Content-Type-Options": "nosniff",
             "Cross-Origin-Resource-Policy": "same-origin",
@@ -110,6 +114,16 @@ class Answer:
         }
         if "format" not in self.request.query:
             self.headers["Vary"] = "Accept"
+
+    def _cache_control(self, lasting: str) -> str:
+        return (
+            f"{self.settings.cache_scope}, {lasting if self.max_age is None else f'max-age={self.max_age}'}"
+        )
+
+    def limit_age(self, seconds: int) -> None:
+        """Let it be kept for so long at most."""
+        self.max_age = seconds if self.max_age is None else min(self.max_age, seconds)
+        self.headers["Cache-Control"] = self._cache_control("")
 
     @property
     def is_head(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
+from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.gateway.messages import GatewayRequest, NotAcceptableError
 from ipfs_stream_nb.errors import BadRequestError
 
@@ -31,21 +32,41 @@ _WEIGHT: Final = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 class ContentPath:
     """A decoded content path. `names` are those below the root; `slash` tells of one at the end."""
 
+    namespace: str
+    """"ipfs" or "ipns"."""
     root: str
+    """A CID's text, or a name's."""
     names: tuple[str, ...]
     slash: bool
     depth: int
     """Slashes after /ipfs/: how many levels a relative link must go up to get back to /ipfs/."""
+    target: str = ""
+    """What a name stands for, without /ipfs/ before it."""
 
     @property
     def node_path(self) -> str:
-        """The path as nodes take it."""
-        return "/".join((self.root, *self.names))
+        """The path as nodes take it, below a CID."""
+        return "/".join((self.target or self.root, *self.names))
+
+    @property
+    def cid(self) -> CID:
+        """The CID that it begins with. Raises BadCIDError."""
+        return CID.parse(self.node_path.partition("/")[0])
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it is a CID alone, with no names below it."""
+        return "/" not in self.node_path
 
     @property
     def text(self) -> str:
         """The path as users write it."""
-        return f"/ipfs/{self.node_path}{'/' if self.slash else ''}"
+        return "/".join(("", self.namespace, self.root, *self.names, *([""] if self.slash else [])))
+
+    @property
+    def to_content(self) -> str:
+        """A reference from it to /ipfs/."""
+        return "../" * self.depth + ("../ipfs/" if self.namespace == "ipns" else "")
 
     def relative(self, query: dict[str, str], *, slash: bool) -> str:
         """A reference to this same path from itself, with another query, good at any base URL."""
@@ -60,16 +81,15 @@ def parse_path(raw: str) -> ContentPath:
     Raises BadRequestError for other namespaces, broken percent escapes, an encoded slash in a segment, and
     names that are not UTF-8. What names may not be (`..`, NUL) and what a CID is, the node checks.
     """
-    if raw.startswith("/ipns/"):
-        raise BadRequestError("IPNS names are not resolved in this version; ask for /ipfs/<cid>")
-    if not raw.startswith("/ipfs/"):
-        raise BadRequestError("the gateway's paths are /ipfs/<cid>[/name…]")
-    below = raw.removeprefix("/ipfs/")
+    namespace = raw[1:5]
+    if not raw.startswith(("/ipfs/", "/ipns/")):
+        raise BadRequestError("the gateway's paths are /ipfs/<cid>[/name…] and /ipns/<name>[/name…]")
+    below = raw[len("/ipfs/") :]
     root, *names = [_decode(segment) for segment in below.split("/")]
     if root in {"ipfs", "ipns"}:
-        raise BadRequestError(f"the path says /ipfs/{root}/ where a CID must stand")
+        raise BadRequestError(f"the path says /{namespace}/{root}/ where a CID or name must stand")
     slash = bool(names) and names[-1] == ""
-    return ContentPath(root, tuple(name for name in names if name), slash, below.count("/"))
+    return ContentPath(namespace, root, tuple(name for name in names if name), slash, below.count("/"))
 
 
 def _decode(segment: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -10,9 +11,10 @@ from typing import Final
 from ipfs_stream_nb.content import ranges
 from ipfs_stream_nb.content.cid import CID, DAG_CBOR, DAG_JSON
 from ipfs_stream_nb.content.gateway.messages import Answer, GatewayResponse
-from ipfs_stream_nb.content.gateway.negotiation import FORMATS
+from ipfs_stream_nb.content.gateway.negotiation import FORMATS, ContentPath
+from ipfs_stream_nb.content.ipns.resolver import ResolvedName
 from ipfs_stream_nb.content.node import Node
-from ipfs_stream_nb.errors import CorruptContentError, error_json
+from ipfs_stream_nb.errors import BadRequestError, CorruptContentError, NotFoundError, error_json
 
 BLOCK_FORMATS: Final = {0x0200: "json", 0x51: "cbor", DAG_JSON: "dag-json", DAG_CBOR: "dag-cbor"}
 """Codecs whose blocks are served as they are, under a media type of their own."""
@@ -107,3 +109,19 @@ async def serve_block(
     mime_type = FORMATS[format_name]
     answer.set_disposition(mime_type, f"{cid}.{suffix}", attachment=format_name == "raw")
     return serve_bytes(answer, len(data), mime_type, slices(data))
+
+
+def serve_record(answer: Answer, path: ContentPath, resolved: ResolvedName | None) -> GatewayResponse:
+    """The signed record of a name, as it was received and verified."""
+    if resolved is None:
+        raise BadRequestError("IPNS records are under /ipns/<name>")
+    if path.names:
+        raise BadRequestError(f"only a name has an IPNS record; ask for /ipns/{path.root}")
+    if resolved.record is None:
+        raise NotFoundError(f"no signed record of /ipns/{path.root} is at hand: a domain has none")
+    early = answer.precondition(f'"{hashlib.sha256(resolved.record).hexdigest()[:32]}"')
+    if early is not None:
+        return early
+    mime_type = FORMATS["ipns-record"]
+    answer.set_disposition(mime_type, f"{path.root}.ipns-record", attachment=True)
+    return serve_bytes(answer, len(resolved.record), mime_type, slices(resolved.record))

@@ -64,16 +64,16 @@ class RecordSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ResolvedName:
-    """What a name stands for."""
+    """What an IPNS name stands for at this time."""
 
     path: str
     """/ipfs/<cid>, maybe with names below it."""
     ttl: float
     """Seconds for which that need not be asked again."""
-    record: bytes | None
-    """The name's own record, where it is signed."""
     stale: bool = False
-    """Whether nobody answered, and a record is used that is older than it should be, but still valid."""
+    """Whether nobody answered, and what is older than it should be is used, as long as it is still valid."""
+    record: bytes | None = None
+    """The name's own signed record, where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +122,8 @@ class NameResolver:
             try:
                 if path.startswith("/ipfs/"):
                     parse_path(path)
-                    return ResolvedName(
-                        path, max(ttl, 0), first.record.encoded if first.record else None, stale
-                    )
+                    record = first.record.encoded if first.record else None
+                    return ResolvedName(path, max(ttl, 0), stale, record)
                 text, slash, names = path.removeprefix("/ipns/").partition("/")
                 next_name = parse_name(text)
             except BadRequestError as error:

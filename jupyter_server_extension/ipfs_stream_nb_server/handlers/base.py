@@ -181,7 +181,11 @@ class IPFSHandler(HTTPHandler):
             allowed = await allowed
         if not allowed:
             raise UnauthorizedError(f"this server's authorizer does not let you {verb} {RESOURCE}")
-        await self.context.policy.require(self.user, action, self.cid if self.names_cid else None)
+        await self.context.policy.require(self.user, action, await self.subject())
+
+    async def subject(self) -> CID | None:
+        """The root that the policy is asked about; None for what names no content."""
+        return self.cid if self.names_cid else None
 
     # what several routes read from the query
 

@@ -1,10 +1,12 @@
-"""GET, HEAD and DELETE /ipfs/{cid}[/path]: the path gateway and the trustless gateway over HTTP."""
+"""GET and HEAD of /ipfs/{cid}[/path] and /ipns/{name}[/path], the path gateway and the trustless gateway over HTTP;
+DELETE of /ipfs/{cid}."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
 from ipfs_stream_nb.content.gateway import GatewayRequest, GatewayResponse, respond
+from ipfs_stream_nb.content.ipns.resolver import ResolvedName
 from ipfs_stream_nb.errors import BadRequestError
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb_server.handlers.base import access
@@ -12,10 +14,11 @@ from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
 from ipfs_stream_nb_server.wire import wire
 
 
-class ContentHandler(StreamingHandler):
+class GatewayHandler(StreamingHandler):
     """The gateway's answers, sent by Tornado."""
 
-    names_cid = True
+    resolved: ResolvedName | None = None
+    """What the name that the path begins with stands for."""
 
     @access(Action.READ)
     async def get(self, _path: str) -> None:
@@ -26,7 +29,12 @@ class ContentHandler(StreamingHandler):
     head = get
 
     async def _answer(self) -> None:
-        response = await respond(await self.node(), self._gateway_request(), settings=self.context.gateway)
+        response = await respond(
+            await self.node(),
+            self._gateway_request(),
+            settings=self.context.gateway,
+            resolved=self.resolved,
+        )
         self.set_status(response.status)
         for name, value in response.headers:
             self.set_header(name, value)
@@ -58,6 +66,12 @@ class ContentHandler(StreamingHandler):
         query = {name: self.get_query_argument(name, strip=False) for name in names}
         path = self.request.path[len(self.base_url) - 1 :]
         return GatewayRequest(self.request.method or "GET", path, query, self.request.headers)
+
+
+class ContentHandler(GatewayHandler):
+    """/ipfs/{cid}[/path]."""
+
+    names_cid = True
 
     @access(Action.REMOVE)
     async def delete(self, path: str) -> None:

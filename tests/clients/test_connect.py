@@ -19,10 +19,12 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import find_connection_file
 
 import ipfs_stream_nb as ipfs
+from ipfs_stream_nb.clients.direct import DirectNode
 from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.errors import (
     BadRequestError,
+    NotFoundError,
     QuotaExceededError,
     RetrievalError,
     TooLargeError,
@@ -508,3 +510,54 @@ def test_tokens_are_never_in_the_default_url(repo):
             fetch(url.replace("/ipfs/", "/ipfs-stream/stat/") + "x")
         with pytest.raises(BadRequestError, match="action"):
             client.url(added, action="nonsense")
+
+
+# kinds of nodes
+
+
+def test_an_operator_decides_about_the_node_behind_a_url():
+    """node= does not go with a url, and only known kinds are taken."""
+    with pytest.raises(BadRequestError, match=r"c\.IPFSStreamExtension\.node"):
+        ipfs.connect("http://127.0.0.1:9/", node="kubo")
+    with pytest.raises(BadRequestError, match="auto, embedded, kubo, not 'kobu'"):
+        ipfs.connect(node="kobu")
+
+
+def test_a_node_of_ones_own_kind(kubo, repo, monkeypatch):
+    """node="kubo" adds to the daemon, over HTTP; the others to the store, and "auto" reads what the daemon has."""
+    monkeypatch.setenv("IPFS_API", kubo.api)
+    far = kubo.run("add", "-Q", data=os.urandom(1000))
+    with ipfs.connect(node="kubo") as client:
+        assert isinstance(client._session.client.node, RemoteNode)
+        assert client.health()["node"]["kind"] == "kubo"
+        added = client.add(os.urandom(1000), name="mine")
+        assert len(client.cat(far)) == 1000
+    assert str(added.cid) in kubo.run("pin", "ls", "--type=recursive")
+    with ipfs.connect() as client:
+        assert isinstance(client._session.client.node, DirectNode)
+        assert not client.pins()
+        assert len(client.cat(far)) == 1000
+    with ipfs.connect(repo=repo.parent / "other", node="embedded") as client:
+        assert client.health()["node"]["sources"] is None
+        with pytest.raises(NotFoundError, match="nobody to fetch it from"):
+            client.cat(far)
+
+
+def test_without_a_daemon_there_is_no_kubo_node(repo):
+    """node="kubo" says that there is none, and how to get one."""
+    with pytest.raises(RetrievalError, match=r"no Kubo daemon was found.*ipfs daemon"):
+        ipfs.connect(node="kubo")
+
+
+def test_a_kernels_server_is_used_where_its_node_is_of_that_kind(jupyter, kubo, repo, monkeypatch):
+    """A server with another kind of node is passed over, and the client says so."""
+    process, _, environ = jupyter
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", environ["JUPYTER_RUNTIME_DIR"])
+    monkeypatch.setenv("JPY_PARENT_PID", str(process.pid))
+    monkeypatch.setenv("IPFS_API", kubo.api)
+    with ipfs.connect(node="embedded") as client:
+        assert not client.server.embedded
+    with ipfs.connect(node="kubo") as client:
+        assert client.server.embedded
+        (reason,) = client._session.client.tried
+        assert "its node is 'embedded', and 'kubo' was asked for" in reason

@@ -16,6 +16,7 @@ from traitlets.config import Config
 
 import ipfs_stream_nb_server
 from ipfs_stream_nb.content.embedded import EmbeddedNode
+from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import StoreError
 from ipfs_stream_nb_server import context
 from ipfs_stream_nb_server.app import IPFSStreamExtension
@@ -43,11 +44,55 @@ def test_settings_are_documented():
     assert all(trait.help for trait in traits.values())
     for field in fields(Limits):
         assert traits[field.name].default_value == field.default
+    settings = RetrievalSettings()
+    patience = [name for name in traits if name.startswith("retrieval_")]
+    assert len(patience) == 6
+    for name in patience:
+        assert traits[name].default_value == getattr(settings, name.removeprefix("retrieval_"))
+
+
+def test_gateways_come_from_the_environment(monkeypatch):
+    """Where nothing is set, gateways and routers are those of the environment; what is set stands before it."""
+    monkeypatch.setenv("IPFS_STREAM_NB_GATEWAYS", "https://one.example, https://two.example")
+    monkeypatch.setenv("IPFS_STREAM_NB_ROUTERS", "https://router.example")
+    retrieval = IPFSStreamExtension()._node_settings().retrieval
+    assert retrieval.gateways == ("https://one.example", "https://two.example")
+    assert retrieval.routers == ("https://router.example",)
+    config = Config({"IPFSStreamExtension": {"gateways": [], "retrieval_hedge_after": 0.5}})
+    retrieval = IPFSStreamExtension(config=config)._node_settings().retrieval
+    assert (retrieval.gateways, retrieval.hedge_after) == ((), 0.5)
+
+
+@pytest.mark.parametrize(
+    "server_config",
+    [
+        {
+            "IPFSStreamExtension": {
+                "node": "kubo",
+                "kubo_api": "http://127.0.0.1:9",
+                "kubo_auth": "bearer:hidden",
+            }
+        }
+    ],
+)
+async def test_the_secret_for_kubo_is_in_no_log(server, caplog):
+    """Neither what the server logs nor what it answers repeats it."""
+    error = await server.json("GET", "ipfs-stream/pins", 503)
+    assert "hidden" not in caplog.text + error["error"]
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"quota": -1}, {"max_adds": 0}, {"access_policy_class": "builtins.dict"}, {"max_streams": "many"}],
+    [
+        {"quota": -1},
+        {"max_adds": 0},
+        {"access_policy_class": "builtins.dict"},
+        {"max_streams": "many"},
+        {"node": "remote"},
+        {"gateways": ["ipfs.io"]},
+        {"routers": ["file:///etc"]},
+        {"retrieval_answer_timeout": 0},
+    ],
 )
 def test_wrong_settings_are_refused(wrong):
     """A value that makes no sense is an error when the server starts, not later."""

@@ -196,6 +196,26 @@ def own_config(own_kubo):
     return {"IPFSStreamExtension": {"node": "kubo", "kubo_api": own_kubo.api, **QUICK}}
 
 
+@pytest.fixture
+def slow_config(own_kubo):
+    """A node over its gateway, with a server that waits for an answer for a second."""
+    settings = {"node": "embedded", "gateways": [own_kubo.gateway], "answer_timeout": 1.0}
+    return {"IPFSStreamExtension": settings}
+
+
+@pytest.mark.parametrize("server_config", ["slow_config"], indirect=True)
+async def test_an_answer_that_takes_too_long_tells_who_was_asked(server, own_kubo):
+    """The server's own limit is a 504 that names the sources."""
+    own_kubo.signal(signal.SIGSTOP)
+    try:
+        error = await server.json("GET", f"ipfs/{CID.of(b'slow')}", 504)
+    finally:
+        own_kubo.signal(signal.SIGCONT)
+    assert error["code"] == "timeout"
+    assert "answer_timeout" in error["error"]
+    assert f"looked for at {own_kubo.gateway} (untried)" in error["error"]
+
+
 @pytest.mark.parametrize("server_config", ["own_config"], indirect=True)
 async def test_health_is_quick_where_the_daemon_hangs(server, own_kubo, monkeypatch):
     """A daemon that stops answering is told as such, and what the server knows itself is there."""

@@ -7,7 +7,6 @@ until the first frame is there, from the beginning and from the middle, with the
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,30 +20,10 @@ from measure import Result, report
 import ipfs_stream_nb as ipfs
 from ipfs_stream_nb import samples
 from ipfs_stream_nb.media.frames import frames, iter_frames
+from long_video import looped
 
 START, STOP = 30.5, 32.5  # a keyframe: what comes before one in its GOP must be read too
 SECONDS, COPIES = 6, 10
-GAP = 0.1  # the sound is a little longer than the picture
-
-
-def looped(path: Path, small: bytes, **muxer: str) -> Path:
-    """The clip `small` again and again, to a minute and 50 MB, without encoding it again."""
-    with av.open(io.BytesIO(small)) as source, av.open(str(path), "w", options=muxer) as target:
-        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-        packets = [packet for packet in source.demux() if packet.size]
-        for copy in range(COPIES):
-            for packet in packets:
-                shift = round(copy * (SECONDS + GAP) / packet.time_base)
-                again = av.Packet(bytes(packet))
-                again.pts, again.dts, again.time_base = (
-                    packet.pts + shift,
-                    packet.dts + shift,
-                    packet.time_base,
-                )
-                again.duration, again.is_keyframe = packet.duration, packet.is_keyframe
-                again.stream = streams[packet.stream.index]
-                target.mux(again)
-    return path
 
 
 def plain(path: Path) -> list[Any]:
@@ -90,8 +69,8 @@ def main(rounds: int = 7) -> None:
         options = {"width": 1280, "height": 720, "duration": SECONDS, "grain": 20, "bit_rate": 6_900_000}
         small = samples.video(**options)
         paths = [
-            looped(folder / "index-first.mp4", small, movflags="+faststart"),
-            looped(folder / "index-last.mp4", small),
+            looped(folder / "index-first.mp4", small, SECONDS, COPIES, movflags="+faststart"),
+            looped(folder / "index-last.mp4", small, SECONDS, COPIES),
             looped(folder / "cues.webm", samples.video(**options, kind="webm")),
         ]
         with ipfs.connect(repo=folder / "repo") as client:

@@ -1,4 +1,7 @@
-"""Run every notebook's cells with nbval, in a repository of its own and without a Jupyter server."""
+"""Run every notebook's cells with nbval, in a repository of its own and without a Jupyter server.
+
+Nobody is asked for content, unless $IPFS_API names a Kubo daemon or $IPFS_STREAM_NB_GATEWAYS gateways.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,12 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 def main() -> int:
     """Return nbval's exit status."""
     with tempfile.TemporaryDirectory() as repo:
-        environment = os.environ | {"IPFS_STREAM_NB_REPO": repo}
+        nobody = {
+            "IPFS_STREAM_NB_GATEWAYS": "",
+            "IPFS_STREAM_NB_ROUTERS": "",
+            "IPFS_PATH": os.devnull,
+        }
+        environment = nobody | os.environ | {"IPFS_STREAM_NB_REPO": repo}
         command = [
             sys.executable,
             "-m",

@@ -23,7 +23,7 @@ from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.blocks.filesystems import default_repo
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.node import Node
-from ipfs_stream_nb.content.nodes import NODE_KINDS, NodeKind
+from ipfs_stream_nb.content.nodes import NODE_KINDS, NodeKind, NodeSettings, open_node
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, RetrievalTimeoutError
 
 HEALTH_TIMEOUT: Final = 5.0
@@ -163,19 +163,19 @@ def _client_of(server: ServerInfo, node: Node, wish: Wish, **options: Any) -> As
 
 
 async def _open_standalone(wish: Wish, tried: tuple[str, ...]) -> AsyncClient:
-    """A client of the server embedded in this process. Raises StoreError, and RetrievalError where no Kubo is."""
-    repo = wish.repo or wish.default
-    # a store that cannot be used is told as such, and stays open between the two that use it
-    store = await asyncio.to_thread(BlockStore.open, repo)
+    """A client of the server embedded in this process. Raises StoreError, UnreachableError where no Kubo is."""
+    settings = NodeSettings(kind=wish.node, repo=wish.repo or wish.default)
+    # what is wrong with the store or the daemon is raised here, instead of being logged by the server
+    probe = await open_node(settings)
     try:
-        server, lease = await start_standalone(repo, wish.node)
+        server, lease = await start_standalone(settings)
         try:
             node = await _node_of(server, patience=START_TIMEOUT)
         except BaseException:
             await asyncio.to_thread(lease.release)
             raise
     finally:
-        await asyncio.to_thread(store.close)
+        await probe.close()
     on_close: Callable[[], Awaitable[None]] = partial(asyncio.to_thread, lease.release)
     return _client_of(server, node, wish, tried=tried, on_close=on_close)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.shared import Lease, Shared
-from ipfs_stream_nb.content.nodes import NodeKind, NodeSettings, open_node
+from ipfs_stream_nb.content.nodes import NodeSettings, open_node
 
 if TYPE_CHECKING:
     from ipfs_stream_nb_server.standalone import StandaloneServer
@@ -24,9 +23,8 @@ def _start(settings: NodeSettings) -> StandaloneServer:
     return StandaloneServer(partial(open_node, settings)).start()
 
 
-async def start_standalone(repo: Path, kind: NodeKind) -> tuple[ServerInfo, Lease[StandaloneServer]]:
-    """The embedded server with a node of this kind over the store at `repo`, and a hold on it."""
-    settings = NodeSettings(kind=kind, repo=repo)
+async def start_standalone(settings: NodeSettings) -> tuple[ServerInfo, Lease[StandaloneServer]]:
+    """The embedded server with such a node, and a hold on it."""
     lease = await asyncio.to_thread(_servers.take, settings, partial(_start, settings))
     server = lease.value
     return ServerInfo.at(server.url, server.token, found="embedded in this process", embedded=True), lease

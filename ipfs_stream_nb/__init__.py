@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.clients.sync import Client
     from ipfs_stream_nb.content.cid import CID
     from ipfs_stream_nb.content.embedded import EmbeddedNode
+    from ipfs_stream_nb.content.kubo.node import KuboNode
+    from ipfs_stream_nb.content.nodes import NodeSettings, open_node
+    from ipfs_stream_nb.content.resilience import ResilienceContentStream
     from ipfs_stream_nb.content.stream import IPFSContentStream
     from ipfs_stream_nb.errors import IPFSStreamError
     from ipfs_stream_nb.network import NetworkOptimizer
@@ -26,9 +29,13 @@ _HOMES = {
     "EmbeddedNode": "content.embedded",
     "IPFSContentStream": "content.stream",
     "IPFSStreamError": "errors",
+    "KuboNode": "content.kubo.node",
     "NetworkOptimizer": "network",
+    "NodeSettings": "content.nodes",
+    "ResilienceContentStream": "content.resilience",
     "connect": "clients.connect",
     "connect_async": "clients.connect",
+    "open_node": "content.nodes",
 }
 
 __all__ = [
@@ -38,9 +45,13 @@ __all__ = [
     "EmbeddedNode",
     "IPFSContentStream",
     "IPFSStreamError",
+    "KuboNode",
     "NetworkOptimizer",
+    "NodeSettings",
+    "ResilienceContentStream",
     "connect",
     "connect_async",
+    "open_node",
 ]
 
 

@@ -263,7 +263,9 @@ class ReadingNode:
             return await read(branch) if found is None else found
 
         window = fixed_window if reading is None else reading.window
-        walk = self.reader.walk(cid, size, offset, stop, leaf, window=window)
+        walk: AsyncGenerator[bytes | StoredRange, None] = self.reader.walk(
+            cid, size, offset, stop, leaf, window=window
+        )
         async with reading or nullcontext(), aclosing(walk) as pieces:
             async for piece in pieces:
                 yield piece

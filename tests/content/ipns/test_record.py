@@ -120,9 +120,17 @@ def test_signed_nonsense_is_refused(fields, reason):
         verify(OWNER.name, OWNER.record(**fields))
 
 
-def test_deep_nesting_in_signed_data_is_refused():
-    """Thousands of arrays in each other end as every malformed record does."""
-    data = b"\x81" * 9000 + b"\x00"
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x81" * 9000 + b"\x00",
+        b"\x9b\x00\x00\x01" + bytes(5),
+        b"\xbb\x00\x00\x01" + bytes(5),
+        b"\x7b" + b"\x7f" * 8,
+    ],
+)
+def test_what_signed_data_declares_is_not_believed(data):
+    """Thousands of arrays in each other, and lengths of terabytes, end as every malformed record does."""
     entry = {"signatureV2": OWNER.sign(SIGNATURE_PREFIX + data), "data": data}
     with pytest.raises(CorruptContentError, match="DAG-CBOR"):
         verify(OWNER.name, encode(entry))

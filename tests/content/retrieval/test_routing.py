@@ -193,23 +193,28 @@ async def test_nonsense_brings_nobody(routing, served, answer):
     assert await routing.providers(CID_OF_X) == []
 
 
-async def test_a_list_without_end_is_left(routing, served):
-    """Once there are enough gateways, or too many bytes, the rest is not read."""
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (lambda number: json.dumps(peer(f"/dns4/g{number}.example/https")).encode() + b"\n", MAX_GATEWAYS),
+        (lambda _number: b" " * (MAX_ANSWER // MAX_GATEWAYS), 0),
+    ],
+)
+async def test_a_list_without_end_is_left(served, line, found):
+    """Once there are enough gateways, or too many bytes, the rest is not waited for."""
 
-    async def stream(request: web.Request, line: Callable[[int], bytes]) -> web.StreamResponse:
+    async def stream(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await response.prepare(request)
-        number = 0
-        while True:
-            number += 1
+        for number in range(MAX_GATEWAYS + 1):
             await response.write(line(number))
+        await asyncio.Event().wait()
+        return response
 
-    served.answer = lambda request: stream(
-        request, lambda number: json.dumps(peer(f"/dns4/g{number}.example/https")).encode() + b"\n"
-    )
-    assert await routing.providers(CID_OF_X) == [f"https://g{n + 1}.example" for n in range(MAX_GATEWAYS)]
-    served.answer = lambda request: stream(request, lambda _number: b" " * 100_000)
-    assert await routing.providers(CID.of(b"blanks", RAW)) == []
+    served.answer = stream
+    routing = DelegatedRouting([served.url], RetrievalSettings(answer_timeout=3600, stall_timeout=3600))
+    assert await routing.providers(CID_OF_X) == [f"https://g{number}.example" for number in range(found)]
+    await routing.close()
 
 
 async def test_what_came_before_a_stall_counts(routing, served):

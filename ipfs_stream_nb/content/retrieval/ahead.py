@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from cachetools import LRUCache
 
-from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.cid import CID, RAW
+from ipfs_stream_nb.content.links import links_of
 from ipfs_stream_nb.content.reader import Branch, DagNode, DagReader
 from ipfs_stream_nb.content.retrieval.source import FetchingSource
-from ipfs_stream_nb.errors import IPFSStreamError
+from ipfs_stream_nb.errors import IPFSStreamError, RetrievalError
+
+if TYPE_CHECKING:
+    from ipfs_stream_nb.content.retrieval.retriever import Fetched
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -212,9 +216,13 @@ class _Run:
 
     async def _receive(self, cid: CID, provider: str) -> None:
         blocks = self._source.retriever.run(cid, self._start, self.stop, provider=provider)
+        expected = {cid.multihash}  # what nobody asked for is not kept, right as it may be
         try:
             async with aclosing(blocks):
                 async for fetched in blocks:
+                    if fetched.cid.multihash not in expected:
+                        raise RetrievalError(f"{fetched.cid} was sent, and is no part of {cid}")
+                    expected.update(await _linked(fetched))
                     await self._source.keeper.keep(fetched)
                     self._received += len(fetched.data)
                     self._tell()
@@ -257,3 +265,11 @@ class _Run:
         """End it. Idempotent."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def _linked(block: Fetched) -> list[bytes]:
+    """The multihashes that a block links to."""
+    if block.cid.codec == RAW:
+        return []
+    links = await asyncio.to_thread(links_of, block.cid, block.data)
+    return [link.multihash for link in links]

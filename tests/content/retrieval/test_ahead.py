@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from ipfs_stream_nb.content.blocks import BlockStore
+from ipfs_stream_nb.content.car import CarBlock
+from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.reading import ReadingNode
 from ipfs_stream_nb.content.retrieval import ahead
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
@@ -67,6 +69,26 @@ async def test_a_run_that_breaks_off_is_replaced_by_blocks(tmp_path, far, conten
     bad = StoreProvider(far, runs=True, fault=fault, name="bad")
     async with open_near(tmp_path, bad, StoreProvider(far, runs=True, name="good")) as node:
         assert b"".join([piece async for piece in node.cat(cid)]) == data
+
+
+async def test_what_nobody_asked_for_is_not_kept(tmp_path, far, content):
+    """A run that holds right blocks of other content ends there; reading goes on without it."""
+    cid, data = content
+    stranger = b"a stranger" * 100
+
+    class Stuffing(StoreProvider):
+        async def _run(self, cid, start, stop):
+            blocks = super()._run(cid, start, stop)
+            yield await anext(blocks)
+            yield CarBlock(CID.of(stranger), stranger)
+            async for block in blocks:
+                yield block
+
+    provider = Stuffing(far, runs=True)
+    async with open_near(tmp_path, provider) as node:
+        assert b"".join([piece async for piece in node.cat(cid)]) == data
+        assert provider.run_ranges
+        assert not await node.block_has(CID.of(stranger))
 
 
 async def test_a_run_waits_for_its_reader(tmp_path, far, content):

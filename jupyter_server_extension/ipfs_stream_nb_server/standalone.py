@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from http import HTTPStatus
 from typing import Any, Final, Self
 
 from jupyter_server.auth import AllowAllAuthorizer, IdentityProvider
@@ -128,7 +129,7 @@ async def _default_node() -> Node:
 
 
 def _log_request(handler: RequestHandler) -> None:
-    """A notebook shows its kernel's warnings, so only what is our own fault is one."""
-    level = logging.WARNING if handler.get_status() >= 500 else logging.DEBUG
+    """A notebook shows its kernel's warnings, so only what is our own fault is one: the rest is in the error."""
+    level = logging.WARNING if handler.get_status() == HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG
     request = handler.request
     _log.log(level, "%d %s %s", handler.get_status(), request.method, request.uri)

@@ -42,6 +42,12 @@ async def body_of(server, path, status=200, **headers):
         return await answer.read(), answer.headers
 
 
+async def given(server):
+    """How many blocks the server's one source has given."""
+    (source,) = (await server.json("GET", "ipfs-stream/health"))["node"]["sources"]
+    return source["ok"]
+
+
 async def blocks_of(car):
     """The blocks of a CAR."""
     decoder = CarDecoder()
@@ -86,8 +92,15 @@ async def test_only_if_cached_asks_nobody(server, far):
                 assert answer.status == 412
         health = await server.json("GET", "ipfs-stream/health")
         assert [source["state"] for source in health["node"]["sources"]] == ["untried"]
-        await body_of(server, f"ipfs/{cid}")
+        await body_of(server, f"ipfs/{cid}", 206, Range="bytes=0-9")
         await server.json("GET", f"ipfs-stream/sources/{cid}")  # which waits until it is written
+        assert (await body_of(server, f"ipfs/{cid}", 206, Range="bytes=0-9", **headers))[0] == data[:10]
+        had = await given(server)
+        async with server.request("GET", f"ipfs/{cid}", headers=headers | {"Range": "bytes=-9"}) as answer:
+            assert answer.status in {404, 412, 504}
+        assert await given(server) == had
+        await body_of(server, f"ipfs/{cid}")
+        await server.json("GET", f"ipfs-stream/sources/{cid}")
         assert (await body_of(server, f"ipfs/{cid}", **headers))[0] == data
     absent = CID.of(secrets.token_bytes(9))
     async with server.request("GET", f"ipfs/{absent}", headers=headers) as answer:

@@ -74,7 +74,7 @@ def jupyter_server(home: Path, *settings: str):
     record = home / "runtime" / f"jpserver-{process.pid}.json"
     try:
         deadline = time.monotonic() + 60
-        while not record.exists():
+        while not (record.exists() and record.read_text().endswith("}")):  # written while we look
             assert process.poll() is None, (home / "log").read_text()
             assert time.monotonic() < deadline, (home / "log").read_text()
             time.sleep(0.1)

@@ -205,8 +205,7 @@ class KuboNode(EmbeddedNode):
 
     async def pins(self) -> list[Pin]:
         """The daemon's recursive pins, in no order: it does not tell when they were made."""
-        async with aclosing(self.rpc.pin_ls()) as pins:
-            return [Pin(CID.parse(cid), name) async for cid, name in pins]
+        return [Pin(cid, name) for cid, name in (await self.rpc.pin_ls()).items()]
 
     async def remove(self, path: Path) -> GCResult:
         """Unpin a root. Its blocks are left to the daemon's own garbage collection, since others may use them."""

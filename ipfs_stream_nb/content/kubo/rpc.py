@@ -45,10 +45,16 @@ class KuboRPC(KuboTransport):
 
     async def version(self) -> str:
         """The daemon's version, such as "0.43.1"."""
-        found = await self.json("version")
-        if not isinstance(found, dict) or "Version" not in found:
-            raise RetrievalError(f"what answers at {self.address.url} is no Kubo daemon: it tells no version")
-        return str(found["Version"])
+        return str(await self._value("Version", "version"))
+
+    async def _value(self, key: str, command: str, *args: str, **options: Any) -> Any:
+        """One value of a command's JSON object. Raises RetrievalError where it is not there."""
+        found = await self.json(command, *args, **options)
+        if not isinstance(found, dict) or key not in found:
+            raise RetrievalError(
+                f"{self.address.name} answers {command} without {key}, and not as a Kubo daemon does"
+            )
+        return found[key]
 
     async def check(self) -> str:
         """The version. Raises RetrievalError for a daemon that is too old."""
@@ -63,7 +69,7 @@ class KuboRPC(KuboTransport):
 
     async def id(self) -> str:
         """The daemon's own peer id."""
-        return str((await self.json("id"))["ID"])
+        return str(await self._value("ID", "id"))
 
     # -- blocks
 
@@ -80,10 +86,13 @@ class KuboRPC(KuboTransport):
                 raise RetrievalError(
                     f"{self.address.name} gives {response.content_length:,} bytes for a block"
                 )
-            data = await response.content.read(MAX_BLOCK + 1)
-            while not response.content.at_eof() and len(data) <= MAX_BLOCK:
-                data += await response.content.read(MAX_BLOCK + 1 - len(data))
-            return data
+            pieces, size = [], 0
+            async for piece in response.content.iter_any():
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_BLOCK:
+                    break  # enough to see that it is none
+            return b"".join(pieces)
 
     async def block_put(self, data: BytesLike, *, codec: str) -> str:
         """Store a block; its CIDv1 with sha2-256."""
@@ -97,13 +106,29 @@ class KuboRPC(KuboTransport):
                 return str(line["Key"])
         raise RetrievalError(f"{self.address.name} did not say that it has stored the block")
 
+    async def block_size(self, cid: CID) -> int:
+        """Bytes of a block that the daemon holds itself. Raises NotFoundError."""
+        return int((await self.json("block/stat", str(cid), offline=True))["Size"])
+
     async def block_has(self, cid: CID) -> bool:
         """Whether the daemon holds the block itself."""
         try:
-            await self.json("block/stat", str(cid), offline=True)
+            await self.block_size(cid)
         except NotFoundError:
             return False
         return True
+
+    # -- files
+
+    async def add(self, source: AsyncIterable[BytesLike], *, options: Options) -> tuple[CID, int]:
+        """Add a file: its CID and the bytes of its blocks. `options` are those of `ipfs add`."""
+        last: dict[str, Any] = {}
+        async with aclosing(self.upload("add", source=source, options=options)) as lines:
+            async for line in lines:
+                last = line
+        if "Hash" not in last:
+            raise RetrievalError(f"{self.address.name} stopped in the middle of add: it told no CID")
+        return CID.parse(str(last["Hash"])), int(last.get("Size") or 0)
 
     # -- pins and the repo
 
@@ -129,12 +154,10 @@ class KuboRPC(KuboTransport):
         """Unpin. Raises NotFoundError."""
         await self.json("pin/rm", str(cid))
 
-    async def pin_ls(self) -> AsyncGenerator[tuple[str, str], None]:
-        """The recursive pins: CID and name."""
-        lines = self.lines("pin/ls", options={"type": "recursive", "names": True, "stream": True})
-        async with aclosing(lines):
-            async for line in lines:
-                yield str(line["Cid"]), str(line.get("Name") or "")
+    async def pin_ls(self) -> dict[CID, str]:
+        """The recursive pins and their names, in one answer: a list in lines could end early without an error."""
+        found = await self.json("pin/ls", type="recursive", names=True)
+        return {CID.parse(cid): str(pin.get("Name") or "") for cid, pin in found.get("Keys", {}).items()}
 
     async def repo_stat(self) -> dict[str, Any]:
         """RepoSize, StorageMax (bytes), NumObjects, RepoPath, Version."""
@@ -143,7 +166,8 @@ class KuboRPC(KuboTransport):
     async def repo_gc(self) -> int:
         """Collect garbage: how many blocks went."""
         count = 0
-        async with aclosing(self.lines("repo/gc", silence=SLOW_TIMEOUT)) as lines:
+        lines = self.lines("repo/gc", options={"stream-errors": True}, silence=SLOW_TIMEOUT)
+        async with aclosing(lines):
             async for line in lines:
                 if line.get("Error"):
                     raise RetrievalError(f"{self.address.name}, repo/gc: {line['Error']}")
@@ -196,7 +220,7 @@ class KuboRPC(KuboTransport):
         """The configuration, or one value of it ("Peering.Peers")."""
         if key is None:
             return await self.json("config/show")
-        return (await self.json("config", key))["Value"]
+        return await self._value("Value", "config", key)
 
     async def set_config(self, key: str, value: Any) -> None:
         """Set one value, for good; it holds from the daemon's next start on."""
@@ -227,7 +251,7 @@ class KuboRPC(KuboTransport):
 
     async def name_resolve(self, name: str) -> str:
         """What an IPNS or DNSLink name stands for: "/ipfs/…". Raises NotFoundError."""
-        return str((await self.json("name/resolve", name, recursive=True))["Path"])
+        return str(await self._value("Path", "name/resolve", name, recursive=True))
 
     async def routing_get(self, key: str) -> bytes:
         """The value of a routing key: an IPNS record for "/ipns/…"."""
@@ -246,6 +270,22 @@ class KuboRPC(KuboTransport):
         options = {"pin-roots": pin, "stats": True, "allow-big-block": True}
         return self.upload("dag/import", source=source, options=options)
 
-    def dag_export(self, cid: CID) -> AsyncGenerator[bytes, None]:
-        """A CARv1 of a whole DAG, not verified."""
-        return self.stream("dag/export", str(cid), options={"progress": False}, silence=SLOW_TIMEOUT)
+    async def dag_stat(self, cid: CID) -> tuple[int, int]:
+        """Blocks and bytes of a whole DAG that the daemon holds, each block once. Raises NotFoundError."""
+        found = await self.json("dag/stat", str(cid), progress=False, offline=True, silence=SLOW_TIMEOUT)
+        if not found:
+            return 1, 0  # one empty block: Kubo's ratio of nothing to nothing is no JSON, so it says nothing
+        return sum(one["NumBlocks"] for one in found["DagStats"]), int(found["TotalSize"])
+
+    async def dag_export(self, cid: CID) -> AsyncGenerator[bytes, None]:
+        """A CARv1 of a whole DAG that the daemon holds, not verified.
+
+        It ends early where the daemon cannot read a block, and Kubo says so only in an HTTP trailer: the daemon is
+        asked afterwards whether it has all of it. Raises NotFoundError where it has not.
+        """
+        options: Options = {"progress": False, "offline": True}
+        car = self.stream("dag/export", str(cid), options=options, silence=SLOW_TIMEOUT)
+        async with aclosing(car):
+            async for piece in car:
+                yield piece
+        await self.dag_stat(cid)

@@ -36,8 +36,8 @@ MAX_LINE: Final = 4 * 1024 * 1024
 """Bytes of one line of an NDJSON answer."""
 MAX_ERROR: Final = 64 * 1024
 """Bytes of an error that are read."""
-MIN_VERSION: Final = (0, 30)
-"""Older daemons lack options that are used here (max-file-links, pins with names)."""
+MIN_VERSION: Final = (0, 35)
+"""Older daemons do not know max-file-links, and pass over what they do not know: they would give other CIDs."""
 
 Options = Mapping[str, str | int | bool | None]
 
@@ -50,16 +50,16 @@ class KuboTransport:
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.address.url}>"
+        return f"<{type(self).__name__}: {self.address.name}>"
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            near = self.near
+            socket = self.address.socket
             self._session = aiohttp.ClientSession(
                 headers={**self.address.headers, "Accept-Encoding": "identity"},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
-                connector=aiohttp.TCPConnector(limit=0),
-                trust_env=not near,
+                connector=aiohttp.UnixConnector(socket, limit=0) if socket else aiohttp.TCPConnector(limit=0),
+                trust_env=not self.near,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=1024 * 1024,
             )
@@ -70,7 +70,7 @@ class KuboTransport:
         """Whether the daemon is on this machine."""
         host = self.address.url.host or ""
         try:
-            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+            return bool(self.address.socket) or host == "localhost" or ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
 
@@ -125,7 +125,7 @@ class KuboTransport:
 
     def _absent(self, reason: str) -> str:
         return (
-            f"no Kubo daemon answers at {self.address.url}: {reason} ({self.address.found}). Start it with `ipfs daemon`"
+            f"no Kubo daemon answers at {self.address.place}: {reason} ({self.address.found}). Start it with `ipfs daemon`"
             f", or say where it is with kubo_api or $IPFS_API"
         )
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.importer import Profile
@@ -20,8 +20,10 @@ PIECE_BYTES: Final = 1024 * 1024
 
 
 def add_options(profile: Profile) -> dict[str, str | int | bool | None]:
-    """Kubo's options that make the CIDs of a profile, for files; nothing is pinned."""
+    """Kubo's options that make the CIDs of a profile, for files, whatever its Import settings; nothing is pinned."""
     return {
+        "hash": "sha2-256",
+        "trickle": False,
         "cid-version": profile.cid_version,
         "raw-leaves": profile.raw_leaves,
         "chunker": f"size-{profile.chunk_size}",
@@ -39,7 +41,7 @@ class KuboFileWriter:
         self._rpc = rpc
         self._profile = profile
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES_AHEAD)
-        self._adding: asyncio.Task[dict[str, Any]] | None = None
+        self._adding: asyncio.Task[tuple[CID, int]] | None = None
         self._done = False
         self.bytes_written = 0
         """Bytes taken so far."""
@@ -53,12 +55,12 @@ class KuboFileWriter:
             await self._put(adding, bytes(data[at : at + PIECE_BYTES]))
         self.bytes_written += len(data)
 
-    def _start(self) -> asyncio.Task[dict[str, Any]]:
+    def _start(self) -> asyncio.Task[tuple[CID, int]]:
         if self._adding is None:
             self._adding = asyncio.create_task(self._add(), name="add to Kubo")
         return self._adding
 
-    async def _put(self, adding: asyncio.Task[dict[str, Any]], piece: bytes | None) -> None:
+    async def _put(self, adding: asyncio.Task[tuple[CID, int]], piece: bytes | None) -> None:
         """Hand a piece on, unless the daemon has given up."""
         putting = asyncio.ensure_future(self._pieces.put(piece))
         try:
@@ -75,30 +77,21 @@ class KuboFileWriter:
         while (piece := await self._pieces.get()) is not None:
             yield piece
 
-    async def _add(self) -> dict[str, Any]:
-        options = add_options(self._profile)
-        last: dict[str, Any] = {}
+    async def _add(self) -> tuple[CID, int]:
         async with aclosing(self._source()) as source:
-            lines = self._rpc.upload("add", source=source, options=options)
-            async with aclosing(lines):
-                async for line in lines:
-                    last = line
-        if "Hash" not in last:
-            raise RetrievalError(f"{self._rpc.address.name} stopped in the middle of add: it told no CID")
-        return last
+            return await self._rpc.add(source, options=add_options(self._profile))
 
     async def finish(self, *, pin: bool = True, name: str = "") -> Added:
         """Send what is left and give the CID."""
         adding = self._start()
         await self._put(adding, None)
         self._done = True
-        told = await adding
-        cid = CID.parse(str(told["Hash"]))
+        cid, dag_size = await adding
         if pin:
             async with aclosing(self._rpc.pin_add(cid, name)) as steps:
                 async for _ in steps:
                     pass
-        return Added(cid, self.bytes_written, int(told.get("Size") or 0), name)
+        return Added(cid, self.bytes_written, dag_size, name)
 
     async def abort(self) -> None:
         """End the add; what the daemon took of it is left to its garbage collection. Idempotent."""

@@ -35,10 +35,8 @@ def test_addresses_have_many_forms(text, url):
         "ftp://x",
         "/ip4/127.0.0.1",
         "/ip4/127.0.0.1/udp/5001",
-        "/unix/x",
+        "/unix/",
         "http://",
-        "http://a:b@c/",
-        "http://x?y",
         "/ip4/1.2.3.4/tcp/x",
     ],
 )
@@ -46,6 +44,24 @@ def test_what_is_no_address_is_refused(text):
     """The text says what one looks like."""
     with pytest.raises(BadRequestError, match="no address of a Kubo RPC"):
         parse_address(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["http://me:secret@host:5001/", "me:secret@host:5001", "http://host/?key=secret"]
+)
+def test_a_secret_in_an_address_is_refused_and_not_shown(text):
+    """The text says where the authorisation belongs."""
+    with pytest.raises(BadRequestError, match="kubo_auth") as raised:
+        find_kubo(text, environ={})
+    assert "secret" not in str(raised.value)
+
+
+def test_a_unix_socket_is_an_address():
+    """As Kubo writes it, with one slash or two."""
+    for text in ("/unix/run/kubo.sock", "/unix//run/kubo.sock"):
+        found = find_kubo(text, environ={})
+        assert found is not None
+        assert (found.socket, found.name) == ("/run/kubo.sock", "Kubo at /run/kubo.sock")
 
 
 def test_the_setting_comes_before_the_environment_and_that_before_the_file(tmp_path):
@@ -75,10 +91,19 @@ def test_the_home_directory_is_the_last_place(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "\xff" * 5000])
-def test_a_file_that_holds_no_address_is_passed_over(tmp_path, text):
-    """It may be another program's."""
+def test_a_file_that_holds_no_address_is_passed_over(tmp_path, text, caplog):
+    """It may be another program's; the log says so, and not what was in it."""
     (tmp_path / "api").write_text(text)
     assert find_kubo(environ={"IPFS_PATH": str(tmp_path)}) is None
+    (warning,) = caplog.messages
+    assert warning == f"{tmp_path / 'api'} is passed over: it holds no address of a Kubo RPC"
+
+
+def test_a_file_that_cannot_be_read_is_passed_over(tmp_path, caplog):
+    """The log says why."""
+    (tmp_path / "api").mkdir()
+    assert find_kubo(environ={"IPFS_PATH": str(tmp_path)}) is None
+    assert "Is a directory" in caplog.text
 
 
 def test_credentials_are_sent_and_not_shown():

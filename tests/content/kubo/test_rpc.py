@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import tempfile
 
 import pytest
 
@@ -25,6 +27,11 @@ from kubo import Kubo, running
 from kubo_nodes import rpc_of
 
 NOBODY = "12D3KooWCD4dhSj2m2sxgLfZ4XcxbtS5Ur3VHPf8z5eewgNffzpM"
+
+
+async def pieces(data, size=100_000):
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +130,7 @@ async def test_nobody_there(unused_tcp_port):
         Fault(status=200, body=b"<html>hello</html>"),
         Fault(status=200, body=b'{"hello": 1}'),
         Fault(status=200, body=b"[]"),
+        Fault(status=200, body=b""),
         Fault(status=302, headers={"Location": "/elsewhere"}),
         Fault(status=500, body=b"oops"),
     ],
@@ -137,11 +145,11 @@ async def test_what_is_no_kubo_is_told(kubo, fault):
 
 
 async def test_one_that_is_too_old_is_refused(kubo):
-    """A stand-in that says it is 0.18."""
-    body = json.dumps({"Version": "0.18.1"}).encode()
+    """A stand-in that says it is 0.34, which does not know all of our options."""
+    body = json.dumps({"Version": "0.34.1"}).encode()
     async with FaultProxy(kubo.api, lambda _: Fault(status=200, body=body)) as proxy:
         rpc = rpc_of(proxy.url)
-        with pytest.raises(RetrievalError, match=r"0\.18\.1.*0\.30"):
+        with pytest.raises(RetrievalError, match=r"0\.34\.1.*0\.35"):
             await rpc.check()
         await rpc.close()
 
@@ -189,13 +197,80 @@ async def test_authorisation_by_bearer_and_basic(tmp_path):
             rpc = KuboRPC(address)
             if good:
                 assert await rpc.check() == "0.43.1"
+                await rpc.add(pieces(bytes(5_000_000)), options={"pin": False})
             else:
-                with pytest.raises(UnauthorizedError, match="kubo_auth") as raised:
-                    await rpc.check()
-                assert "wrong" not in str(raised.value)
+                for call in (rpc.check(), rpc.add(pieces(bytes(5_000_000)), options={})):
+                    with pytest.raises(UnauthorizedError, match="kubo_auth") as raised:
+                        await call
+                    assert "wrong" not in str(raised.value)
             await rpc.close()
     finally:
         daemon.stop()
+
+
+async def test_a_daemon_on_a_unix_socket(tmp_path):
+    """It is found by its api file; when it is gone, the text names the socket."""
+    daemon = Kubo(tmp_path / "kubo")
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path has room for 107 bytes
+        daemon.configure("Addresses.API", f"/unix{folder}/api")
+        try:
+            daemon.start()
+            address = find_kubo(environ={"IPFS_PATH": str(daemon.repo)})
+            assert address is not None
+            rpc = KuboRPC(address)
+            assert await rpc.check() == "0.43.1"
+            assert rpc.near
+            await rpc.close()
+            daemon.kill()
+            with pytest.raises(UnreachableError, match=f"{folder}/api.*ipfs daemon"):
+                await rpc.check()
+            await rpc.close()
+        finally:
+            daemon.stop()
+
+
+async def test_a_tree_that_is_not_whole_is_not_exported_as_one(rpc, kubo):
+    """The daemon's CAR ends early without a word; it is asked, and the missing block is named."""
+    data = os.urandom(600_000)
+    cid = CID.parse(
+        kubo.run("add", "-Q", "--pin=false", "--cid-version=1", "--chunker=size-262144", data=data)
+    )
+    assert (await rpc.dag_stat(cid))[0] == 4
+    whole = b"".join([piece async for piece in rpc.dag_export(cid)])
+    assert whole == kubo.run_binary("dag", "export", "--progress=false", str(cid))
+    leaf = CID.of(data[262_144:524_288])
+    kubo.run("block", "rm", str(leaf))
+    with pytest.raises(NotFoundError, match=str(leaf)):
+        async for _ in rpc.dag_export(cid):
+            pass
+
+
+async def test_an_empty_block_is_a_whole_tree(rpc, kubo):
+    """Kubo has no statistics for it."""
+    cid = CID.parse(kubo.run("add", "-Q", "--cid-version=1", "--raw-leaves", data=b""))
+    assert await rpc.dag_stat(cid) == (1, 0)
+    car = b"".join([piece async for piece in rpc.dag_export(cid)])
+    assert car == kubo.run_binary("dag", "export", "--progress=false", str(cid))
+
+
+async def test_pins_are_listed_and_garbage_is_told_with_its_errors(tmp_path):
+    """None, one by name; where a pinned block is lost, collecting fails and says which."""
+    with running(tmp_path / "kubo") as daemon:
+        rpc = rpc_of(daemon.api)
+        for cid in await rpc.pin_ls():
+            await rpc.pin_rm(cid)
+        assert await rpc.pin_ls() == {}
+        cid = CID.parse(
+            daemon.run("add", "-Q", "--pin-name=mine", "--chunker=size-1000", data=os.urandom(3000))
+        )
+        assert await rpc.pin_ls() == {cid: "mine"}
+        assert await rpc.repo_gc() == 1  # the empty directory that each new repo has
+        name = base64.b32encode(cid.multihash).rstrip(b"=").decode()
+        (file,) = daemon.repo.glob(f"blocks/*/{name}.data")
+        file.unlink()
+        with pytest.raises(RetrievalError, match="repo/gc"):
+            await rpc.repo_gc()
+        await rpc.close()
 
 
 async def test_a_source_that_fails_is_told_by_its_own_error(rpc):

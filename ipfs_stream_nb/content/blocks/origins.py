@@ -53,3 +53,11 @@ def _count(env: Environment, txn: Txn, keys: list[bytes], sums: dict[str, _Sum])
         entry.bytes += len(block)
         if fetched is not None:
             entry.last = max(fetched.time, entry.last or 0.0)
+
+
+def origin_of(env: Environment, cid: CID) -> Origin | None:
+    """Where one block came from; None where it is not here."""
+    sums: dict[str, _Sum] = {}
+    with env.read() as txn:
+        _count(env, txn, [cid.multihash], sums)
+    return next((Origin(source, sum_.blocks, sum_.bytes, sum_.last) for source, sum_ in sums.items()), None)

@@ -15,11 +15,11 @@ from ipfs_stream_nb.content.blocks.environment import Environment
 from ipfs_stream_nb.content.blocks.inserts import Limits, insert, insert_fetched
 from ipfs_stream_nb.content.blocks.integrity import corrupt
 from ipfs_stream_nb.content.blocks.maintenance import VerifyResult
-from ipfs_stream_nb.content.blocks.origins import origins
+from ipfs_stream_nb.content.blocks.origins import origin_of, origins
 from ipfs_stream_nb.content.blocks.transfers import Transfer
 from ipfs_stream_nb.content.blocks.walk import Progress
 from ipfs_stream_nb.content.cid import CID, BytesLike
-from ipfs_stream_nb.content.node import GCResult, Origins, Pin, RepoStat
+from ipfs_stream_nb.content.node import GCResult, Origin, Origins, Pin, RepoStat
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, NotFoundError, StoreError
 
 T = TypeVar("T")
@@ -168,6 +168,10 @@ class BlockStore:
         Raises CorruptContentError where a block with links is damaged, TooLargeError as `pin`.
         """
         return origins(self._env, root)
+
+    def origin_of(self, cid: CID) -> Origin | None:
+        """Where one block came from; None where it is not here."""
+        return origin_of(self._env, cid)
 
     def transfer(self) -> Transfer:
         """Begin an add: see Transfer."""

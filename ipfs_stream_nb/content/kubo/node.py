@@ -14,6 +14,7 @@ from ipfs_stream_nb.content.cid import CID, CODEC_NAMES, BytesLike
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.importer import get_profile
 from ipfs_stream_nb.content.kubo.flatfs import FlatFS
+from ipfs_stream_nb.content.kubo.origins import DaemonOrigins
 from ipfs_stream_nb.content.kubo.pinning import pin_with_total
 from ipfs_stream_nb.content.kubo.rpc import KuboRPC
 from ipfs_stream_nb.content.kubo.writers import KuboFileWriter, KuboTreeWriter, file_pieces
@@ -22,6 +23,7 @@ from ipfs_stream_nb.content.node import (
     ByteProgress,
     CarInfo,
     GCResult,
+    Origins,
     Path,
     Pin,
     PinProgress,
@@ -78,6 +80,13 @@ class KuboNode(EmbeddedNode):
         with suppress(NotFoundError, CorruptContentError):
             return await (beside.unwrapped() if branch.enveloped else beside.checked())
         return None
+
+    async def sources(self, cid: CID) -> Origins:
+        """Where the blocks below `cid` are, of those that our store or the daemon has."""
+        if self._fetching is not None:
+            await self._fetching.keeper.flush()
+        held = None if self._files is None else self._files.get
+        return await DaemonOrigins(self.store, self.rpc, held).run(cid)
 
     # -- writing
 

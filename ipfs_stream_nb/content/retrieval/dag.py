@@ -61,7 +61,7 @@ async def dag_totals(source: BlockSource, root: CID) -> DagSize:
 
     while level:
         below: list[CID] = []
-        await _each(level, visit)
+        await each(level, visit)
         level = below
     return DagSize(blocks, size)
 
@@ -129,7 +129,7 @@ class DagFetch:
                 for leaf in some:
                     if leaf.cid not in missing:
                         self._count(leaf.size or 0)
-                await _each(missing, partial(self._fetch, transfer))
+                await each(missing, partial(self._fetch, transfer))
             await self._write(transfer)
             return await then()
         finally:
@@ -164,7 +164,7 @@ class DagFetch:
             leaves += [link for link in links if link.cid.codec not in {DAG_PB, DAG_CBOR}]
             links = []
             await self._keep(transfer, level)
-            await _each(level, visit)
+            await each(level, visit)
         return leaves
 
     async def _links(self, cid: CID, block: bytes) -> list[_Link]:
@@ -224,7 +224,7 @@ def _sized_links(cid: CID, block: bytes) -> list[_Link]:
     return [_Link(link, None) for link in links_of(cid, block)]
 
 
-async def _each(items: Iterable[T], work: Callable[[T], Awaitable[object]]) -> None:
+async def each(items: Iterable[T], work: Callable[[T], Awaitable[object]]) -> None:
     """Do `work` for each item, AT_ONCE at a time; the first error ends it."""
     todo = iter(items)
 

@@ -69,6 +69,29 @@ async def test_what_the_daemon_holds_is_read_and_not_copied(node, kubo):
     assert node.store.stat().blocks == 0
 
 
+async def test_where_blocks_are_is_told(node, kubo):
+    """What the daemon holds is its; what it lacks is missing, and what is below that is not known."""
+    data = os.urandom(3_000_000)
+    cid = CID.parse(
+        kubo.run("add", "-Q", "--pin=false", "--cid-version=1", "--chunker=size-262144", data=data)
+    )
+    found = await node.sources(cid)
+    (origin,) = found.origins
+    assert (origin.source, origin.blocks, found.missing) == (node.rpc.address.name, 13, 0)
+    assert origin.bytes > len(data)
+    leaf = CID.of(data[:262_144])
+    kubo.run("block", "rm", str(leaf))
+    node.store.put(leaf, data[:262_144])
+    found = await node.sources(cid)
+    assert {origin.source: origin.blocks for origin in found.origins} == {
+        node.rpc.address.name: 12,
+        "added here": 1,
+    }
+    kubo.run("block", "rm", str(cid))
+    found = await node.sources(cid)
+    assert (found.origins, found.missing) == ((), 1)
+
+
 def make_tree(root: Path) -> None:
     (root / "sub" / "deep").mkdir(parents=True)
     (root / "sub" / "a.txt").write_text("a")

@@ -46,14 +46,11 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 class HTTPSource:
     """Asks one service by GET, with its redirects. It belongs to the event loop that uses it."""
 
-    def __init__(
-        self, url: str, settings: RetrievalSettings, *, headers: Mapping[str, str] | None = None
-    ) -> None:
-        """`url` is its base URL; `headers` go with each request to that very origin, and nowhere else."""
+    def __init__(self, url: str, settings: RetrievalSettings) -> None:
+        """`url` is its base URL."""
         self.url = URL(url if url.endswith("/") else f"{url}/")
         self.name = str(self.url).rstrip("/")
         self.settings = settings
-        self._headers = dict(headers or {})
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -70,9 +67,8 @@ class HTTPSource:
         url = self.url.joinpath(path) % params
         with self._our_errors():
             for _ in range(MAX_REDIRECTS + 1):
-                own = self._headers if url.origin() == self.url.origin() else {}
                 async with asyncio.timeout(self.settings.answer_timeout):
-                    response = await self._open().get(url, headers={**headers, **own}, allow_redirects=False)
+                    response = await self._open().get(url, headers=headers, allow_redirects=False)
                 async with response:
                     location = response.headers.get("Location")
                     if response.status in _REDIRECTS and location is not None:

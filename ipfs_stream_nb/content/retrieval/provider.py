@@ -1,4 +1,4 @@
-"""Whoever may have a block: a Kubo daemon, a trustless gateway, our own server."""
+"""Whoever may have a block: a Kubo daemon or a trustless gateway."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from ipfs_stream_nb.content.car import CarBlock
 from ipfs_stream_nb.content.cid import CID
 
-ProviderKind = Literal["kubo", "gateway", "server"]
+ProviderKind = Literal["kubo", "gateway"]
 
 
 class Provider(Protocol):

@@ -179,22 +179,33 @@ class KuboNode(EmbeddedNode):
             decoder.finish()
 
         async with aclosing(verified()) as checked:
-            unpinned = await self._import(checked, pin=pin)
+            await self._import(checked, pin=False)
         missing = tuple([root for root in decoder.roots if not await self.block_has(root)])
+        unpinned = [root for root in decoder.roots if not await self._pin_whole(root)] if pin else []
         return CarInfo(tuple(decoder.roots), count, size, missing, tuple(unpinned))
 
-    async def _import(self, source: AsyncIterable[BytesLike], *, pin: bool) -> list[CID]:
-        """Have the daemon store a CAR; the roots that it could not pin."""
-        unpinned = []
+    async def _pin_whole(self, root: CID) -> bool:
+        """Pin a root, unless blocks of it are missing: the daemon would look for them on its network without end."""
+        try:
+            await self.rpc.dag_stat(root)
+        except NotFoundError:
+            return False
+        await self.pin(root)
+        return True
+
+    async def _import(self, source: AsyncIterable[BytesLike], *, pin: bool) -> None:
+        """Have the daemon store a CAR, which is whole if it is to be pinned."""
         done = False
         async with aclosing(self.rpc.dag_import(source, pin=pin)) as lines:
             async for line in lines:
                 if "Root" in line and line["Root"].get("PinErrorMsg"):
-                    unpinned.append(CID.parse(line["Root"]["Cid"]["/"]))
+                    raise RetrievalError(
+                        f"{self.rpc.address.name} could not pin {line['Root']['Cid']['/']}: "
+                        f"{line['Root']['PinErrorMsg']}"
+                    )
                 done = done or "Stats" in line
         if not done:
             raise RetrievalError(f"{self.rpc.address.name} stopped in the middle of dag/import")
-        return unpinned
 
     # -- keeping
 

@@ -20,8 +20,8 @@ def rpc_of(url):
     return KuboRPC(address)
 
 
-def node_of(url, path):
-    """A node over the daemon at a URL, with its cache at `path`."""
+def node_of(url, path, **options):
+    """A node over the daemon at a URL, with its cache at `path`; `options` are the provider's."""
     rpc = rpc_of(url)
     store = BlockStore.open(path, min_free=0)
-    return KuboNode(store, Retriever([KuboProvider(rpc)], SETTINGS), rpc)
+    return KuboNode(store, Retriever([KuboProvider(rpc, **options)], SETTINGS), rpc)

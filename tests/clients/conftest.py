@@ -10,6 +10,8 @@ from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb_server.standalone import StandaloneServer
+from kubo import running
+from kubo_nodes import node_of
 
 
 @pytest.fixture
@@ -43,11 +45,32 @@ async def client(request, repo, server):
         yield client
 
 
-@pytest.fixture(params=["embedded", "remote"])
-async def node(request, repo, server):
-    """The node interface on the store itself, and over HTTP."""
-    info = ServerInfo.at(server.url, server.token)
-    node = RemoteNode(info) if request.param == "remote" else await EmbeddedNode.open(repo)
+@pytest.fixture(scope="module")
+def own_kubo(tmp_path_factory):
+    """A daemon that nobody else uses, with nothing pinned once a test begins."""
+    with running(tmp_path_factory.mktemp("kubo") / "repo") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def no_pins(own_kubo):
+    """The daemon without pins: it pins an empty directory when it is made."""
+    pins = own_kubo.run("pin", "ls", "--type=recursive", "--quiet").split()
+    if pins:
+        own_kubo.run("pin", "rm", *pins)
+    return own_kubo
+
+
+@pytest.fixture(params=["embedded", "remote", "kubo"])
+async def node(request, repo):
+    """The node interface on the store itself, over HTTP, and over a Kubo daemon."""
+    if request.param == "embedded":
+        node = await EmbeddedNode.open(repo)
+    elif request.param == "remote":
+        server = request.getfixturevalue("server")
+        node = RemoteNode(ServerInfo.at(server.url, server.token))
+    else:
+        node = node_of(request.getfixturevalue("no_pins").api, repo, patience=1.0)
     yield node
     await node.close()
     await asyncio.sleep(0)  # closed connections leave on the next turn of the loop

@@ -1,4 +1,4 @@
-"""One suite for both nodes: what holds for the embedded node holds for the remote one."""
+"""One suite for all nodes: what holds for the embedded node holds for the remote one, and for a Kubo daemon."""
 
 import asyncio
 import os
@@ -18,11 +18,16 @@ from ipfs_stream_nb.errors import (
     NotDirectoryError,
     NotFoundError,
     RetrievalError,
+    RetrievalTimeoutError,
 )
 
 MIB = 1024 * 1024
 BIG = os.urandom(3 * MIB + 12_345)
 ABSENT = CID.of(b"nobody has this")
+NOT_FOUND = (NotFoundError, RetrievalTimeoutError)
+"""How a node says that nobody has a block: a Kubo daemon only gives up looking for it."""
+OWN_STORE = pytest.mark.parametrize("node", ["embedded", "remote"], indirect=True)
+"""For what tests/content/kubo shows of a daemon in other words."""
 NAMES = [
     "plain.txt",
     "with space.txt",
@@ -189,7 +194,7 @@ async def test_stat_and_metadata(node):
     ("path", "kind"),
     [
         ("nonsense", BadCIDError),
-        (f"{ABSENT}", NotFoundError),
+        (f"{ABSENT}", NOT_FOUND),
         ("{root}/nothing", NotFoundError),
         ("{root}/file/below", NotDirectoryError),
         ("{root}/../x", BadRequestError),
@@ -227,7 +232,7 @@ async def test_blocks(node):
     assert await node.block_get(cid) == b"block"
     assert await node.block_has(cid)
     assert not await node.block_has(ABSENT)
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NOT_FOUND):
         await node.block_get(ABSENT)
     assert await node.pins() == []
 
@@ -260,6 +265,7 @@ async def test_an_empty_writer_makes_an_empty_file(node):
     assert await node.pins() == []
 
 
+@OWN_STORE
 async def test_an_aborted_writer_leaves_nothing(node):
     """What was written of an aborted file is taken by the next collection."""
     writer = node.writer()
@@ -315,10 +321,11 @@ async def test_a_directory_of_what_is_here(node):
     root = await node.add_directory({"x/a.txt": a, "b.txt": a}, name="d")
     assert await read(node, f"{root.cid}/x/a.txt") == b"a"
     assert "d" in [pin.name for pin in await node.pins()]
-    with pytest.raises((NotFoundError, RetrievalError)):
+    with pytest.raises((*NOT_FOUND, RetrievalError)):
         await node.add_directory({"x": ABSENT})
 
 
+@OWN_STORE
 async def test_pins_progress_and_gc(node):
     """A pin tells its progress with a true total; what is not pinned goes with the collection."""
     added = await node.add(pieces(BIG), pin=False)
@@ -337,12 +344,14 @@ async def test_pins_progress_and_gc(node):
     assert (await node.gc()).kept_blocks == 0
 
 
+@OWN_STORE
 async def test_a_pin_of_what_is_not_there(node):
     """A missing block is named."""
     with pytest.raises((RetrievalError, NotFoundError), match=str(ABSENT)):
         await node.pin(ABSENT)
 
 
+@OWN_STORE
 async def test_remove_takes_what_nothing_else_needs(node):
     """Shared blocks stay; a path below a root cannot be removed."""
     one = await node.add(pieces(bytes(MIB), b"1"))
@@ -386,6 +395,7 @@ async def test_a_broken_car_is_refused(node, car):
     assert caught.value.code in {"bad_request", "corrupt_content"}
 
 
+@OWN_STORE
 async def test_repo_stat(node, repo):
     """The store's own figures."""
     await node.add(pieces(b"12345"))
@@ -395,6 +405,7 @@ async def test_repo_stat(node, repo):
     assert len(stat.store_id) >= 16
 
 
+@OWN_STORE
 async def test_there_are_no_peers(node):
     """An embedded node is alone."""
     assert await node.swarm_peers() == []

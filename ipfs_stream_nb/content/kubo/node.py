@@ -110,7 +110,7 @@ class KuboNode(EmbeddedNode):
     ) -> Added:
         """Add a local file or directory tree; symlinks stay symlinks, dot files need `hidden`."""
         where = FilePath(path)
-        if not await self._run(where.is_dir):
+        if await self._run(_is_regular, where):
             async with aclosing(file_pieces(where)) as pieces:
                 return await self.add(pieces, profile=profile, pin=pin, name=name, progress=progress)
         added = await super().add_path(path, profile=profile, pin=False, hidden=hidden, progress=progress)
@@ -271,3 +271,8 @@ class KuboNode(EmbeddedNode):
     async def ping(self, peer: str) -> float:
         """Seconds to a peer and back. Raises RetrievalError for one that does not answer."""
         return await self.rpc.ping(peer)
+
+
+def _is_regular(path: FilePath) -> bool:
+    """Whether it is a file itself: no directory, symlink or pipe."""
+    return path.is_file() and not path.is_symlink()

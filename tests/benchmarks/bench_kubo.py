@@ -4,6 +4,7 @@ Kubo's own gateway and its `ipfs add` (into the running daemon) are the peer. Th
 sockets into one reused buffer, one connection for a whole file and eight for random 64 KiB ranges.
 
 - Embedded: our store has the content. Every byte of it was hashed when it was added; Kubo hashes on adding, too.
+- What is added is durable once ours answers; Kubo's blocks are not synced (its datastore's default).
 - Through KuboNode: our server with `node = "kubo"`, its cache empty at first. The first read hashes every block that
   Kubo gives; Kubo's gateway hashes none. The second read is the one of a block that was hashed before.
 - Two ways to cut the file: 1 MiB leaves (unixfs-v1-2025, our default) and 256 KiB (Kubo's default at this time).
@@ -11,6 +12,7 @@ sockets into one reused buffer, one connection for a whole file and eight for ra
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from http_servers import TOKEN, Served, add_file, jupyter
 from measure import MIB, Result, random_file, report, settle
 
 import kubo
+from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.importer import PROFILES
 
 PROFILE_OPTIONS = {
@@ -58,19 +61,36 @@ def kubo_add(daemon: kubo.Kubo, file: Path, profile: str) -> tuple[str, float]:
     return cid, time.perf_counter() - start
 
 
+def direct_add(file: Path) -> float:
+    """What client.add does with a file where the store is on the same machine: seconds."""
+
+    async def add() -> float:
+        async with await EmbeddedNode.open(file.parent / "direct") as node:
+            start = time.perf_counter()
+            await node.add_path(str(file))
+            return time.perf_counter() - start
+
+    return asyncio.run(add())
+
+
 def adds(ours: Served, daemon: kubo.Kubo, folder: Path, size: int, rounds: int) -> None:
-    """New content each round, added to both; their order changes."""
-    result = Result("add (POST /ipfs)", "ipfs add", "MB/s", 3.0)
+    """New content each round, added in three ways; their order changes. Ours are synced to disk, Kubo's are not."""
+    ways = {
+        "client.add": lambda: direct_add(file),
+        "POST /ipfs": lambda: add_file(ours, file),
+        "ipfs add": lambda: kubo_add(daemon, file, "unixfs-v1-2025")[1],
+    }
+    results = {way: Result(way, "ipfs add", "MB/s", 3.0) for way in list(ways)[:2]}
     for number in range(rounds):
         file = random_file(folder / "new.bin", size)
-        seconds = {}
-        for who in ("ours", "peer") if number % 2 else ("peer", "ours"):
+        speeds = {}
+        for way in list(ways)[:: 1 if number % 2 else -1]:
             settle()
-            seconds[who] = (
-                add_file(ours, file) if who == "ours" else kubo_add(daemon, file, "unixfs-v1-2025")[1]
-            )
-        result.add(size / seconds["ours"] / 1e6, size / seconds["peer"] / 1e6)
-    report(result)
+            speeds[way] = size / ways[way]() / 1e6
+        for way, result in results.items():
+            result.add(speeds[way], speeds["ipfs add"])
+    for result in results.values():
+        report(result)
 
 
 def reads(what: str, ours: Served, peer: Served, size: int, *, goal: float, rounds: int) -> None:

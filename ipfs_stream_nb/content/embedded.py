@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterable, Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path as FilePath
 from typing import Any, Self, cast
 
@@ -31,6 +31,7 @@ from ipfs_stream_nb.content.reading import ReadingNode
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.content.retrieval.dag import DagFetch
 from ipfs_stream_nb.content.tree_writer import STEPS_PER_TURN, StoreTreeWriter, TreeImport
+from ipfs_stream_nb.content.uploads import Uploads
 from ipfs_stream_nb.content.writer import BlockSink, StoreFileWriter
 from ipfs_stream_nb.errors import (
     BadRequestError,
@@ -58,6 +59,16 @@ class EmbeddedNode(ReadingNode):
         return cls(await asyncio.to_thread(BlockStore.open, where, quota=quota, min_free=min_free))
 
     # -- writing
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        """Files on their way in that can be left and gone on with."""
+        return Uploads(self.store, self._executor)
+
+    async def close(self) -> None:
+        """Leave uploads so that they can be resumed, and close the rest. Idempotent."""
+        await self.uploads.close()
+        await super().close()
 
     async def block_put(self, data: BytesLike, *, codec: int, version: int = 1) -> CID:
         """Store one block under its sha2-256 CID, unpinned."""

@@ -7,7 +7,7 @@ the leaves in order to a `DagBuilder`, which gives back the inner nodes as they 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from ipfs_stream_nb.content import unixfs
 from ipfs_stream_nb.content.cid import CID, DAG_PB, BytesLike, varint
@@ -102,10 +102,26 @@ def encode_leaf(chunk: BytesLike, profile: Profile) -> Block:
     return Block(CID.of(data, DAG_PB, profile.cid_version), data)
 
 
-class _Child(NamedTuple):
+class Child(NamedTuple):
+    """A link of an inner node, with the file's bytes below it and those of its blocks."""
+
     cid: CID
     file_bytes: int
     dag_bytes: int
+
+
+Levels = tuple[tuple[Child, ...], ...]
+"""The children of the one open node on each level of a DAG that is being built, leaves first."""
+
+
+def pack_levels(levels: Levels) -> list[list[list[str | int]]]:
+    """The levels as JSON."""
+    return [[[str(child.cid), child.file_bytes, child.dag_bytes] for child in level] for level in levels]
+
+
+def unpack_levels(value: list[list[list[Any]]]) -> Levels:
+    """The inverse of `pack_levels`."""
+    return tuple(tuple(Child(CID.parse(child[0]), *child[1:]) for child in level) for level in value)
 
 
 class DagBuilder:
@@ -115,13 +131,24 @@ class DagBuilder:
     depth x max_links links only.
     """
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, levels: Levels = ((),)) -> None:
+        """`levels`: those of a builder of the same profile, whose work goes on here."""
         self._profile = profile
-        self._levels: list[list[_Child]] = [[]]
+        self._levels = [list(level) for level in levels]
+
+    @property
+    def levels(self) -> Levels:
+        """All that it remembers: what it has closed is in the blocks that it gave."""
+        return tuple(tuple(level) for level in self._levels)
+
+    @property
+    def file_bytes(self) -> int:
+        """The bytes of all leaves that were taken."""
+        return sum(child.file_bytes for level in self._levels for child in level)
 
     def add_leaf(self, cid: CID, file_bytes: int, block_bytes: int) -> list[Block]:
         """Take the next leaf, of `file_bytes` in a block of `block_bytes`; gives the nodes that are now full."""
-        self._levels[0].append(_Child(cid, file_bytes, block_bytes))
+        self._levels[0].append(Child(cid, file_bytes, block_bytes))
         blocks = []
         level = 0
         while len(self._levels[level]) == self._profile.max_links:
@@ -163,7 +190,7 @@ class DagBuilder:
         )
         block = Block(CID.of(data, DAG_PB, self._profile.cid_version), data)
         dag_bytes = len(data) + sum(child.dag_bytes for child in children)
-        self._levels[level + 1].append(_Child(block.cid, size, dag_bytes))
+        self._levels[level + 1].append(Child(block.cid, size, dag_bytes))
         return block
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from ipfs_stream_nb.content.blocks import BlockStore, Transfer
 from ipfs_stream_nb.content.cid import CID, BytesLike
-from ipfs_stream_nb.content.importer import Block, DagBuilder, Profile, encode_leaf
+from ipfs_stream_nb.content.importer import Block, DagBuilder, Levels, Profile, encode_leaf
 from ipfs_stream_nb.content.node import Added
 from ipfs_stream_nb.content.store_source import StoreThreads
 from ipfs_stream_nb.errors import BadRequestError
@@ -50,11 +50,10 @@ class Buffers:
             self._free.append(data.obj)
 
 
-class BlockSink:
-    """Gathers blocks into batches and commits them to one transfer, one batch behind the other."""
+class BatchSink:
+    """Gathers blocks into batches, and has them committed on a thread, one batch behind the other."""
 
-    def __init__(self, transfer: Transfer, executor: StoreThreads, profile: Profile) -> None:
-        self.transfer = transfer
+    def __init__(self, executor: StoreThreads, profile: Profile) -> None:
         self.executor = executor
         self.profile = profile
         self.buffers = Buffers(profile.chunk_size)
@@ -63,28 +62,44 @@ class BlockSink:
         self._commit: asyncio.Future[None] | None = None
 
     async def put(self, block: Block) -> None:
-        """Take one block; waits where the batch before is still being written."""
+        """Take one block."""
         self._batch.append(block)
         self._batch_bytes += len(block.data)
-        if self._batch_bytes >= BATCH_BYTES:
-            await self._start_commit()
 
-    async def flush(self) -> None:
-        """Commit what was taken; it is durable on return."""
-        if self._batch:
-            await self._start_commit()
-        await self._wait()
+    @property
+    def is_due(self) -> bool:
+        """Whether a batch is gathered."""
+        return self._batch_bytes >= BATCH_BYTES
 
-    async def _start_commit(self) -> None:
-        await self._wait()
+    async def start_commit(self, store: Callable[[list[Block]], object]) -> None:
+        """Have `store` write what was gathered, once the batch before is written."""
+        await self.wait()
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         loop = asyncio.get_running_loop()
-        self._commit = loop.run_in_executor(self.executor.commits, self._store, batch)
+        self._commit = loop.run_in_executor(self.executor.commits, self._store, store, batch)
 
-    def _store(self, batch: list[Block]) -> None:
-        self.transfer.put(batch)
+    def _store(self, store: Callable[[list[Block]], object], batch: list[Block]) -> None:
+        store(batch)
         for block in batch:
             self.buffers.give(block.data)
+
+    async def wait(self) -> None:
+        """Wait for the batch that is being written. Raises what became of it."""
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            await asyncio.shield(commit)
+
+    async def drop(self) -> None:
+        """Wait for the batch that is being written, whatever becomes of it, and forget the rest."""
+        self._batch = []
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            await asyncio.wait([commit])
+            commit.exception()
+
+    async def in_thread(self, call: Callable[[], object]) -> None:
+        """Do something with the store; it ends, also where this wait is cancelled."""
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, call))
 
     def encode(self, chunk: BytesLike) -> Block:
         """Make a leaf of a chunk, which is this sink's from here on. For threads."""
@@ -93,35 +108,44 @@ class BlockSink:
             self.buffers.give(chunk)
         return block
 
-    async def _wait(self) -> None:
-        commit, self._commit = self._commit, None
-        if commit is not None:
-            await asyncio.shield(commit)
+
+class BlockSink(BatchSink):
+    """Commits its batches to one transfer."""
+
+    def __init__(self, transfer: Transfer, executor: StoreThreads, profile: Profile) -> None:
+        super().__init__(executor, profile)
+        self.transfer = transfer
+
+    async def put(self, block: Block) -> None:
+        """Take one block; waits where the batch before is still being written."""
+        await super().put(block)
+        if self.is_due:
+            await self.start_commit(self.transfer.put)
+
+    async def flush(self) -> None:
+        """Commit what was taken; it is durable on return."""
+        if self._batch:
+            await self.start_commit(self.transfer.put)
+        await self.wait()
 
     async def finish(self, root: CID, *, pin: bool, name: str) -> None:
         """Commit everything, end the transfer, and pin its root if asked: durable on return."""
         await self.flush()
-        await self._in_thread(partial(self.transfer.commit, root, pin=pin, name=name))
+        await self.in_thread(partial(self.transfer.commit, root, pin=pin, name=name))
 
     async def abort(self) -> None:
         """Wait for a commit that is under way, forget the rest and end the transfer. Idempotent."""
-        self._batch = []
-        commit, self._commit = self._commit, None
-        if commit is not None:
-            await asyncio.wait([commit])
-            commit.exception()
-        await self._in_thread(self.transfer.abort)
-
-    async def _in_thread(self, call: Callable[[], object]) -> None:
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, call))
+        await self.drop()
+        await self.in_thread(self.transfer.abort)
 
 
 class FileImport:
     """One file: leaves in order to the DAG builder, hashed a few ahead of it."""
 
-    def __init__(self, sink: BlockSink) -> None:
+    def __init__(self, sink: BatchSink, levels: Levels = ((),)) -> None:
+        """`levels`: those of a builder, whose file is continued."""
         self._sink = sink
-        self._builder = DagBuilder(sink.profile)
+        self.builder = DagBuilder(sink.profile, levels)
         self._leaves: deque[tuple[asyncio.Future[Block], int]] = deque()
 
     async def leaf(self, job: LeafJob, file_bytes: int) -> None:
@@ -136,14 +160,18 @@ class FileImport:
         block = await asyncio.shield(future)  # abort() waits for it where this wait is cancelled
         self._leaves.popleft()
         await self._sink.put(block)
-        for node in self._builder.add_leaf(block.cid, file_bytes, len(block.data)):
+        for node in self.builder.add_leaf(block.cid, file_bytes, len(block.data)):
             await self._sink.put(node)
+
+    async def drain(self) -> None:
+        """Wait until the builder has all leaves, and the sink their blocks."""
+        while self._leaves:
+            await self._take()
 
     async def finish(self) -> tuple[CID, int, int]:
         """The root, the file's bytes and the DAG's bytes, once every block is with the sink."""
-        while self._leaves:
-            await self._take()
-        blocks, root, size, dag_size = self._builder.finish()
+        await self.drain()
+        blocks, root, size, dag_size = self.builder.finish()
         for block in blocks:
             await self._sink.put(block)
         return root, size, dag_size
@@ -158,10 +186,11 @@ class FileImport:
 class LeafCutter:
     """Cuts frames of any size into the profile's leaves."""
 
-    def __init__(self, sink: BlockSink) -> None:
+    def __init__(self, sink: BatchSink, file: FileImport | None = None) -> None:
+        """`file`: what takes the leaves, where it is not to be made here."""
         self.bytes_written = 0
         self._sink = sink
-        self._file = FileImport(sink)
+        self._file = file or FileImport(sink)
         self._chunk: memoryview | None = None
         self._filled = 0
 
@@ -183,6 +212,11 @@ class LeafCutter:
             self._filled += len(part)
             if self._filled == size:
                 await self._flush()
+
+    @property
+    def rest(self) -> memoryview:
+        """The bytes behind the last whole leaf."""
+        return memoryview(b"") if self._chunk is None else self._chunk[: self._filled]
 
     async def _flush(self) -> None:
         if self._chunk is None:

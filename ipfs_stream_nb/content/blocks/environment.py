@@ -324,12 +324,17 @@ class Environment:
         """Commit once more: LMDB uses freed pages again from the second commit on, which a full disk may not get to."""
         self.update(lambda txn: State.load(txn, self.db.meta).save(txn, self.db.meta))
 
+    def upload_ids(self) -> list[bytes]:
+        """The resumable uploads, which outlive their processes."""
+        with self.read() as txn:
+            return [bytes(key) for key in txn.cursor(self.db.uploads).iternext(values=False)]
+
     def drop_dead_transfers(self) -> None:
         """Forget transfers whose process is gone; their blocks are left to garbage collection."""
         with self.read() as txn:
             owners = [(bytes(key), batch_owner(value)) for key, value in txn.cursor(self.db.transfers)]
         if owners:  # whoever had one of these, and lives, is found alive from here on
-            alive = living(self.locks)
+            alive = {*living(self.locks), *self.upload_ids()}
             dead = [key for key, owner in owners if owner not in alive]
             if dead:
                 self.update(lambda txn: [txn.delete(key, db=self.db.transfers) for key in dead])

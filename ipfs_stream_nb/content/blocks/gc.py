@@ -47,7 +47,7 @@ def collect(env: Environment, progress: Progress | None) -> GCResult:
         env.drop_dead_transfers()
         with env.door():
             sweep_dead(env.locks)
-        return _sweep(env, all_keys(env), progress)
+        return sweep(env, all_keys(env), progress)
 
 
 def remove(env: Environment, root: CID) -> GCResult:
@@ -59,7 +59,7 @@ def remove(env: Environment, root: CID) -> GCResult:
         unpinned = env.update(lambda txn: txn.delete(pin_key(root), db=env.db.pins))
         if not unpinned and not tree.codecs:
             raise NotFoundError(f"{root} is not in this store")
-        return _sweep(env, tree.codecs, None)
+        return sweep(env, tree.codecs)
 
 
 def one_at_a_time(env: Environment, *, wait: float) -> FileLock:
@@ -126,7 +126,7 @@ class _Marks:
         return roots, state.protected
 
 
-def _sweep(env: Environment, keys: Iterable[bytes], progress: Progress | None) -> GCResult:
+def sweep(env: Environment, keys: Iterable[bytes], progress: Progress | None = None) -> GCResult:
     """Delete those of `keys` that nothing needs."""
     marks = _Marks(env)
     marks.catch_up()

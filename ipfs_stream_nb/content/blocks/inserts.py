@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -43,10 +43,13 @@ def insert(
     blocks: Iterable[tuple[CID, BytesLike]],
     *,
     verify: bool,
-    transfer: bool = False,
+    owner: bytes | None = None,
+    also: Callable[[Txn], None] | None = None,
     source: str | None = None,
 ) -> int:
-    """Store blocks in one commit, durable on return. Gives the sequence number of the batch if `transfer`.
+    """Store blocks in one commit, durable on return. Gives the sequence number of the batch.
+
+    `owner`: the transfer or upload whose batch it is; `also` is done in the same commit, first.
 
     What is in the cache already is taken out of it, and the cache makes room for the rest. `source` is where they
     came from, if not from the users of this store. Raises CorruptContentError (with `verify`) and TooLargeError for
@@ -58,6 +61,8 @@ def insert(
     used: list[bytes] = []
 
     def change(txn: Txn) -> int | None:
+        if also is not None:
+            also(txn)
         state, cached = State.load(txn, env.db.meta), CacheState.load(txn, env.db.meta)
         cache.keep(env, txn, cached, batch)
         new = _missing(env, txn, batch)
@@ -74,8 +79,8 @@ def insert(
             _write(env, txn, state, new, damaged)
             if source is not None:
                 cache.enter(env, txn, cached, new, source, evictable=False)
-            if transfer:
-                notes = pack_batch(env.lease.owner, cids)
+            if owner is not None:
+                notes = pack_batch(owner, cids)
                 txn.put(sequence_key(state.protected), notes, db=env.db.transfers)
         state.save(txn, env.db.meta)
         cached.save(txn, env.db.meta)

@@ -32,7 +32,7 @@ LOCKS: Final = "locks"
 COMPACTING: Final = "compacting"
 
 _MAGIC: Final = b"ipfs_stream_nb block store"
-_LATER: Final = frozenset({"fetched", "uses", "sources"})
+_LATER: Final = frozenset({"fetched", "uses", "sources", "uploads"})
 """Databases that stores of format 1 did not have from the beginning: made at opening where they are missing."""
 _HARMLESS: Final = frozenset({DATA, "lock.mdb", LOCKS, COMPACTING, "lost+found"})
 
@@ -54,6 +54,8 @@ class Databases(NamedTuple):
     """Use number to the multihash of a block that may be evicted, least recently used first."""
     sources: Database
     """The name of a source to its number, in four bytes."""
+    uploads: Database
+    """The id of a resumable upload to `uploads.UploadRecord`."""
 
 
 def prepare(folder: Path, *, create: bool) -> None:

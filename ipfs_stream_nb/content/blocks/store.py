@@ -17,6 +17,7 @@ from ipfs_stream_nb.content.blocks.integrity import corrupt
 from ipfs_stream_nb.content.blocks.maintenance import VerifyResult
 from ipfs_stream_nb.content.blocks.origins import origin_of, origins
 from ipfs_stream_nb.content.blocks.transfers import Transfer
+from ipfs_stream_nb.content.blocks.uploads import StoredUploads
 from ipfs_stream_nb.content.blocks.walk import Progress
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.node import GCResult, Origin, Origins, Pin, RepoStat
@@ -41,6 +42,8 @@ class BlockStore:
         self._shared = env
         self._limits = limits
         self._closed = False
+        self.uploads = StoredUploads(lambda: self._env, limits)
+        """Uploads that outlive their process."""
         self.path: Path = env.folder
         self.store_id: str = env.store_id
         """A random text made with the store: tells whether two paths lead to the same one."""

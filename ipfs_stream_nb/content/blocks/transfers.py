@@ -58,7 +58,12 @@ class Transfer:
             self._check_open()
             if blocks:
                 sequence = insert(
-                    self._env, self._limits, blocks, verify=verify, transfer=True, source=source
+                    self._env,
+                    self._limits,
+                    blocks,
+                    verify=verify,
+                    owner=self._env.lease.owner,
+                    source=source,
                 )
                 self._sequences.append(sequence)
 

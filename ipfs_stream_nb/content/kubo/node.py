@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import aclosing, suppress
+from functools import cached_property
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from ipfs_stream_nb.content.reader import Branch
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
 from ipfs_stream_nb.content.stored import StoredRange
+from ipfs_stream_nb.content.uploads import Uploads
 from ipfs_stream_nb.errors import BadRequestError, CorruptContentError, NotFoundError, RetrievalError
 
 if TYPE_CHECKING:
@@ -89,6 +91,14 @@ class KuboNode(EmbeddedNode):
         return await DaemonOrigins(self.store, self.rpc, held).run(cid)
 
     # -- writing
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        """Files on their way in, in our store until they are whole."""
+        return Uploads(self.store, self._executor, self._keep_upload)
+
+    async def _keep_upload(self, root: CID, pin: bool, name: str) -> None:
+        await self.hand_over(root, pin=pin, name=name)
 
     def writer(self, *, profile: str | None = None) -> KuboFileWriter:
         """Begin a file; it is sent as it is written."""

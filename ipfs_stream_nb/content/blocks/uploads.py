@@ -1,0 +1,213 @@
+"""Uploads that outlive their process: what came of each is noted in the commit that stores its blocks.
+
+A batch of an upload is noted like one of a transfer, with the upload's id as its owner, so that garbage collection
+leaves it. The record beside it holds what a process needs to go on: the links of the DAG's open nodes and the bytes
+of a leaf that is not full yet.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from ipfs_stream_nb.content.blocks import gc, pins
+from ipfs_stream_nb.content.blocks.environment import Environment
+from ipfs_stream_nb.content.blocks.inserts import Limits, insert
+from ipfs_stream_nb.content.blocks.records import batch_cids, batch_owner
+from ipfs_stream_nb.content.cid import CID, BytesLike
+from ipfs_stream_nb.content.importer import Levels, pack_levels, unpack_levels
+from ipfs_stream_nb.errors import BusyError, NotFoundError
+
+if TYPE_CHECKING:
+    from ipfs_stream_nb.content.blocks.records import Txn
+
+_LENGTH: Final = 4
+"""Bytes of the length that stands before a record's JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRecord:
+    """One upload as it stands. Sizes are bytes."""
+
+    id: bytes
+    user: str
+    name: str
+    mime_type: str
+    size: int | None
+    """What the client declared; None where it did not."""
+    profile: str
+    durable: int = 0
+    """Bytes from its start that are in the store, those of `tail` included."""
+    levels: Levels = ((),)
+    """The children of each open node (importer.DagBuilder)."""
+    tail: bytes = field(default=b"", repr=False)
+    """The bytes behind the last whole leaf."""
+    generation: int = 1
+    """How many times it was begun or resumed: whoever holds an older one has been replaced."""
+    updated: float = field(default_factory=time.time)
+    """Seconds since the epoch."""
+    result: tuple[CID, int, int] | None = None
+    """Root, content bytes and DAG bytes, once it is finished."""
+
+    def pack(self) -> bytes:
+        """The record in bytes."""
+        facts = {
+            "user": self.user,
+            "name": self.name,
+            "mime_type": self.mime_type,
+            "size": self.size,
+            "profile": self.profile,
+            "durable": self.durable,
+            "levels": pack_levels(self.levels),
+            "generation": self.generation,
+            "updated": self.updated,
+            "result": None if self.result is None else [str(self.result[0]), *self.result[1:]],
+        }
+        text = json.dumps(facts).encode()
+        return len(text).to_bytes(_LENGTH, "big") + text + self.tail
+
+    @classmethod
+    def unpack(cls, key: bytes, raw: memoryview) -> Self:
+        """The inverse of `pack`."""
+        end = _LENGTH + int.from_bytes(raw[:_LENGTH], "big")
+        facts: dict[str, Any] = json.loads(bytes(raw[_LENGTH:end]))
+        result = facts.pop("result")
+        return cls(
+            id=bytes(key),
+            levels=unpack_levels(facts.pop("levels")),
+            tail=bytes(raw[end:]),
+            result=None if result is None else (CID.parse(result[0]), result[1], result[2]),
+            **facts,
+        )
+
+
+class StoredUploads:
+    """The uploads of one store. Synchronous and thread-safe."""
+
+    def __init__(self, env: Callable[[], Environment], limits: Limits) -> None:
+        self._of = env
+        self._limits = limits
+
+    def begin(self, record: UploadRecord, most: int) -> None:
+        """Note a new one. Raises BusyError where its user has `most` that are not finished."""
+        env = self._of()
+
+        def change(txn: Txn) -> None:
+            others = [one for one in _all(env, txn) if one.user == record.user and one.result is None]
+            if len(others) >= most:
+                raise BusyError(
+                    f"you have {len(others)} uploads that are not finished, which is the limit: resume or cancel one"
+                )
+            _save(env, txn, record)
+
+        env.update(change, len(record.tail))
+
+    def resume(self, key: bytes) -> UploadRecord:
+        """Take one over from whoever had it. Raises NotFoundError."""
+        env = self._of()
+
+        def change(txn: Txn) -> UploadRecord:
+            found = _load(env, txn, key)
+            if found is None:
+                raise NotFoundError(
+                    f"there is no upload {key.hex()}: it was cancelled, has expired, or is another server's"
+                )
+            taken = replace(found, generation=found.generation + 1, updated=time.time())
+            _save(env, txn, taken)
+            return taken
+
+        return env.update(change)
+
+    def checkpoint(self, record: UploadRecord, blocks: Sequence[tuple[CID, BytesLike]]) -> None:
+        """Store the next blocks and the record in one commit: durable on return.
+
+        Raises BusyError where somebody else has taken the upload over, NotFoundError where it was cancelled, and
+        what `BlockStore.put` raises.
+        """
+        env = self._of()
+
+        def note(txn: Txn) -> None:
+            self._check(env, txn, record)
+            _save(env, txn, replace(record, updated=time.time()))
+
+        if blocks:
+            insert(env, self._limits, blocks, verify=False, owner=record.id, also=note)
+        else:
+            env.update(note, len(record.tail))
+
+    def finish(self, record: UploadRecord, *, pin: bool) -> None:
+        """Keep the result alone, and pin its root if asked, in one commit. The record's blocks must be stored."""
+        env = self._of()
+        assert record.result is not None  # noqa: S101  # what is finished has one
+        root = record.result[0]
+
+        def change(txn: Txn) -> None:
+            self._check(env, txn, record)
+            _drop_notes(env, txn, record.id)
+            if pin:
+                pins.record(env, txn, root, record.name)
+            _save(env, txn, replace(record, levels=(), tail=b"", updated=time.time()))
+
+        with pins.reading(env, root):
+            if pin:
+                pins.take_tree(env, root)
+            env.update(change)
+
+    def all(self) -> list[UploadRecord]:
+        """All that are noted."""
+        env = self._of()
+        with env.read() as txn:
+            return _all(env, txn)
+
+    def discard(self, key: bytes) -> bool:
+        """Forget one, and delete those of its blocks that nothing else needs. False where there is none."""
+        env = self._of()
+
+        def change(txn: Txn) -> tuple[bool, list[CID]]:
+            cids = _drop_notes(env, txn, key)
+            return txn.delete(key, db=env.db.uploads), cids
+
+        known, cids = env.update(change)
+        if cids:
+            with suppress(BusyError), gc.one_at_a_time(env, wait=0):  # a collection that runs takes them
+                gc.sweep(env, dict.fromkeys(cid.multihash for cid in cids))
+        return known
+
+    def expire(self, ttl: float) -> int:
+        """Discard those that nothing came for in `ttl` seconds; gives how many."""
+        before = time.time() - ttl
+        return sum([self.discard(one.id) for one in self.all() if one.updated < before])
+
+    def _check(self, env: Environment, txn: Txn, record: UploadRecord) -> None:
+        found = _load(env, txn, record.id)
+        if found is None:
+            raise NotFoundError(f"the upload {record.id.hex()} was cancelled, or has expired")
+        if found.generation != record.generation:
+            raise BusyError(f"the upload {record.id.hex()} goes on over another connection")
+
+
+def _load(env: Environment, txn: Txn, key: bytes) -> UploadRecord | None:
+    raw = txn.get(key, db=env.db.uploads)
+    return None if raw is None else UploadRecord.unpack(key, raw)
+
+
+def _save(env: Environment, txn: Txn, record: UploadRecord) -> None:
+    txn.put(record.id, record.pack(), db=env.db.uploads)
+
+
+def _all(env: Environment, txn: Txn) -> list[UploadRecord]:
+    return [UploadRecord.unpack(bytes(key), raw) for key, raw in txn.cursor(env.db.uploads)]
+
+
+def _drop_notes(env: Environment, txn: Txn, owner: bytes) -> list[CID]:
+    """Delete the notes of an upload's batches; gives what was in them."""
+    cids = []
+    for key, raw in list(txn.cursor(env.db.transfers)):
+        if batch_owner(raw) == owner:
+            cids += batch_cids(raw)
+            txn.delete(bytes(key), db=env.db.transfers)
+    return cids

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.content.embedded import EmbeddedNode
     from ipfs_stream_nb.content.kubo.node import KuboNode
     from ipfs_stream_nb.content.nodes import NodeSettings, open_node
+    from ipfs_stream_nb.content.pipe import IPFSResourceManager
     from ipfs_stream_nb.content.resilience import ResilienceContentStream
     from ipfs_stream_nb.content.stream import IPFSContentStream
+    from ipfs_stream_nb.content.upload_handler import IPFSUploadHandler
     from ipfs_stream_nb.errors import IPFSStreamError
     from ipfs_stream_nb.network import NetworkOptimizer
 
@@ -28,7 +30,9 @@ _HOMES = {
     "Client": "clients.sync",
     "EmbeddedNode": "content.embedded",
     "IPFSContentStream": "content.stream",
+    "IPFSResourceManager": "content.pipe",
     "IPFSStreamError": "errors",
+    "IPFSUploadHandler": "content.upload_handler",
     "KuboNode": "content.kubo.node",
     "NetworkOptimizer": "network",
     "NodeSettings": "content.nodes",
@@ -44,7 +48,9 @@ __all__ = [
     "Client",
     "EmbeddedNode",
     "IPFSContentStream",
+    "IPFSResourceManager",
     "IPFSStreamError",
+    "IPFSUploadHandler",
     "KuboNode",
     "NetworkOptimizer",
     "NodeSettings",

@@ -23,8 +23,8 @@ from ipfs_stream_nb.errors import BadRequestError, BusyError, IPFSStreamError, N
 
 CHECKPOINT_SECONDS: Final = 1.0
 """How old the last durable byte may become while bytes come."""
-MAX_UNFINISHED: Final = 64
-"""Uploads of one user that are begun and not finished."""
+MAX_UNFINISHED: Final = 256
+"""Uploads of a store that are begun and not finished."""
 UPLOAD_TTL: Final = 24 * 3600.0
 """Seconds after which an upload that nothing comes for is given up."""
 
@@ -210,7 +210,6 @@ class Uploads:
     async def begin(
         self,
         *,
-        user: str = "",
         name: str = "",
         mime_type: str = "",
         size: int | None = None,
@@ -218,13 +217,16 @@ class Uploads:
     ) -> UploadWriter:
         """Begin one. Raises BadRequestError for an unknown profile, BusyError over MAX_UNFINISHED."""
         record = UploadRecord(
-            secrets.token_bytes(OWNER_BYTES), user, name, mime_type, size, get_profile(profile).name
+            secrets.token_bytes(OWNER_BYTES), name, mime_type, size, get_profile(profile).name
         )
         await self._run(self.store.uploads.begin, record, MAX_UNFINISHED)
         return self._opened(record)
 
-    async def resume(self, upload_id: str, *, user: str = "") -> UploadWriter:
-        """Go on with one, also where another connection still has it. Raises NotFoundError, BadRequestError."""
+    async def resume(self, upload_id: str) -> UploadWriter:
+        """Go on with one, also where another connection still has it. Raises NotFoundError, BadRequestError.
+
+        Whoever knows its id may: Jupyter gives each connection that comes with its token another user.
+        """
         try:
             key = bytes.fromhex(upload_id)
         except ValueError:
@@ -233,9 +235,6 @@ class Uploads:
             raise BadRequestError(
                 f"upload_id is the {2 * OWNER_BYTES} hexadecimal digits of a `ready` message, not {upload_id[:80]!r}"
             )
-        owner = next((one.user for one in await self.list() if one.id == key), user)
-        if owner != user:  # as if it did not exist: ids of others are nobody's business
-            raise NotFoundError(f"there is no upload {upload_id}: it was cancelled, or has expired")
         before = self._open.get(key)
         if before is not None:
             await before.suspend()

@@ -1,4 +1,4 @@
-"""Capability tokens: signed, minutes long, good for one action on one CID.
+"""Capability tokens: signed, minutes long, good for one action on one CID, or for adding.
 
 They stand in a URL in place of the server's own token, for a page that cannot send a cookie or a header. They
 are JSON Web Tokens (RFC 7519) with HMAC-SHA-256 and nothing else: the algorithm is pinned (RFC 8725, section 3.1).
@@ -38,13 +38,15 @@ class Capability:
 
     user: str
     action: Action
-    cid: CID
+    cid: CID | None
+    """None for an action that names no content: adding."""
     expires: float
     """Seconds since the epoch."""
 
     def covers(self, action: Action, cid: CID | None) -> bool:
         """Whether it is for this action on this content; CIDv0 and CIDv1 of the same block are the same."""
-        return cid is not None and action is self.action and cid.v1() == self.cid.v1()
+        same = cid is self.cid if cid is None or self.cid is None else cid.v1() == self.cid.v1()
+        return action is self.action and same
 
 
 def looks_like_token(text: str) -> bool:
@@ -67,7 +69,9 @@ class TokenSigner:
         self.default_ttl = default_ttl
         self.max_ttl = max_ttl
 
-    def issue(self, user: str, action: Action, cid: CID, ttl: float | None = None) -> tuple[str, Capability]:
+    def issue(
+        self, user: str, action: Action, cid: CID | None, ttl: float | None = None
+    ) -> tuple[str, Capability]:
         """A token and what it grants; `ttl` in seconds. Raises BadRequestError for a ttl out of range."""
         ttl = self.default_ttl if ttl is None else ttl
         if not 1 <= ttl <= self.max_ttl:  # also refuses NaN
@@ -80,7 +84,7 @@ class TokenSigner:
             "aud": AUDIENCE,
             "sub": user,
             "act": action.value,
-            "cid": str(cid),
+            "cid": "" if cid is None else str(cid),
             "exp": expires,
         }
         token = jwt.encode(claims, self._secret, algorithm=ALGORITHM)
@@ -99,9 +103,8 @@ class TokenSigner:
                 issuer=ISSUER,
                 options={"require": list(_CLAIMS), "strict_aud": True},
             )
-            return Capability(
-                claims["sub"], Action(claims["act"]), CID.parse(claims["cid"]), float(claims["exp"])
-            )
+            cid = CID.parse(claims["cid"]) if claims["cid"] else None
+            return Capability(claims["sub"], Action(claims["act"]), cid, float(claims["exp"]))
         except jwt.ExpiredSignatureError:
             raise UnauthorizedError("this capability token has expired; ask for a new one") from None
         except (jwt.InvalidTokenError, ValueError, TypeError, BadCIDError):

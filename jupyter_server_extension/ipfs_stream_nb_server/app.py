@@ -169,6 +169,26 @@ class IPFSStreamExtension(ExtensionApp):
         help="Bytes that one upload may have; more is refused with 413.",
     )
     max_adds = Int(_LIMITS.max_adds, min=1, config=True, help="Uploads at once; more are refused with 503.")
+    max_adds_per_user = Int(_LIMITS.max_adds_per_user, min=1, config=True, help="The same for one user.")
+    max_message_size = Int(
+        _LIMITS.max_message_size,
+        min=1 << 16,
+        config=True,
+        help="Bytes of one message that comes over a WebSocket; a longer one closes it with code 1009.",
+    )
+    max_transfers = Int(
+        _LIMITS.max_transfers,
+        min=1,
+        config=True,
+        help="Transfers at once over one two-way socket; more are refused.",
+    )
+    upload_ttl = Float(
+        _LIMITS.upload_ttl,
+        min=1.0,
+        config=True,
+        help="""Seconds after which an upload over a WebSocket that is not whole, and that nobody came back to, is given
+        up, with what came of it.""",
+    )
     max_streams = Int(
         _LIMITS.max_streams,
         min=1,
@@ -243,7 +263,7 @@ class IPFSStreamExtension(ExtensionApp):
 
     async def _start_jupyter_server_extension(self, _serverapp: Any) -> None:
         """Called by Jupyter once its loop runs: open the store, beside everything else."""
-        self.context.nodes.start()
+        self.context.start()
 
     async def stop_extension(self) -> None:
         """Called by Jupyter at its end."""

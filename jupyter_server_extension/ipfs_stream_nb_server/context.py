@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.gateway import GatewaySettings
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.errors import IPFSStreamError, StoreError
@@ -16,6 +17,8 @@ from ipfs_stream_nb.security.access import AccessPolicy
 from ipfs_stream_nb.security.tokens import TokenSigner
 from ipfs_stream_nb_server.limits import Limits, Slots
 
+EXPIRE_SECONDS: Final = 600.0
+"""Seconds between two looks at abandoned uploads."""
 REOPEN_AFTER: Final = 5.0
 """Seconds after a store could not be opened, or was lost, until a request makes the server try again."""
 
@@ -116,8 +119,10 @@ class ServerContext:
 
     def __post_init__(self) -> None:
         self.streams = Slots("downloads", self.limits.max_streams, self.limits.max_streams_per_user)
-        self.adds = Slots("uploads", self.limits.max_adds)
+        self.adds = Slots("uploads", self.limits.max_adds, self.limits.max_adds_per_user)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._talks: set[asyncio.Task[None]] = set()
+        self._expiring: asyncio.Task[None] | None = None
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done that outlives its request; `close` waits for it."""
@@ -125,7 +130,31 @@ class ServerContext:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def watch(self, talk: asyncio.Task[None]) -> None:
+        """Have a conversation end with the server; an upload is left so that it can be resumed."""
+        self._talks.add(talk)
+        talk.add_done_callback(self._talks.discard)
+
+    def start(self) -> None:
+        """Open the node, and look after abandoned uploads from here on."""
+        self.nodes.start()
+        self._expiring = asyncio.create_task(self._expire_uploads(), name="expire abandoned uploads")
+
+    async def _expire_uploads(self) -> None:
+        """Discard the uploads that nobody came back to, now and every EXPIRE_SECONDS."""
+        while True:
+            try:
+                node = await self.nodes.get()
+                if isinstance(node, EmbeddedNode):
+                    await node.uploads.expire(self.limits.upload_ttl)
+            except IPFSStreamError as error:
+                self.log.debug("Abandoned uploads were not looked after: %s", error)
+            await asyncio.sleep(min(EXPIRE_SECONDS, self.limits.upload_ttl))
+
     async def close(self) -> None:
-        """Wait for what is being cleaned up, and close the node."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End conversations, wait for what is being cleaned up, and close the node."""
+        ending = [*self._talks, *([self._expiring] if self._expiring else [])]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, *self._tasks, return_exceptions=True)
         await self.nodes.close()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from ipfs_stream_nb.content.uploads import UPLOAD_TTL
 from ipfs_stream_nb.errors import BusyError
 
 GIB: Final = 1 << 30
@@ -28,6 +29,8 @@ MAX_PIN_NAME: Final = 1024
 """Characters of a pin's name."""
 PROGRESS_INTERVAL: Final = 0.1
 """Seconds between two progress lines."""
+PING_SECONDS: Final = 30.0
+"""Seconds between two pings of a WebSocket, for the proxies on its way."""
 LINGER_BYTES: Final = 32 << 20
 """Bytes that are read and thrown away from a client that goes on sending after its request was refused."""
 LINGER_SECONDS: Final = 5.0
@@ -40,8 +43,10 @@ class Limits:
 
     max_add_size: int = 64 * GIB
     """Bytes of one POST /ipfs, all parts and their headers together."""
-    max_adds: int = 8
-    """Uploads at once; each holds a few MiB of memory."""
+    max_adds: int = 32
+    """Uploads at once, of all kinds; each holds some ten MiB of memory."""
+    max_adds_per_user: int = 16
+    """The same for one user."""
     max_streams: int = 256
     """Answers that are being made or sent at once: content, listings, stats, and pins that are being made."""
     max_streams_per_user: int = 64
@@ -49,6 +54,12 @@ class Limits:
     stall_timeout: float = 120.0
     """Seconds in which a client must take or send the next piece (at most 1 MiB) before its connection is
     closed: 9 KiB/s at the least."""
+    max_message_size: int = 16 << 20
+    """Bytes of one message that comes over a WebSocket."""
+    max_transfers: int = 32
+    """Transfers at once over one two-way socket."""
+    upload_ttl: float = UPLOAD_TTL
+    """Seconds after which an upload that is not whole, and that nobody came back to, is given up."""
     answer_timeout: float = 60.0
     """Seconds until an answer with content, a listing or a stat must begin."""
 

@@ -18,6 +18,8 @@ from ipfs_stream_nb_server.handlers.inspection import (
 )
 from ipfs_stream_nb_server.handlers.names import NamedContentHandler, NameHandler
 from ipfs_stream_nb_server.handlers.pins import GCHandler, PinHandler, PinsHandler
+from ipfs_stream_nb_server.handlers.sockets import BidirectionalSocket, StreamSocket, UploadSocket
+from ipfs_stream_nb_server.handlers.sse import StreamEventsHandler
 from ipfs_stream_nb_server.handlers.tokens import TokensHandler
 
 Route = tuple[str, type[RequestHandler], dict[str, Any]]
@@ -26,6 +28,10 @@ _ROUTES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
     (r"/ipfs/?", AddHandler),
     (r"/ipfs/(.+)", ContentHandler),
     (r"/ipns/(.+)", NamedContentHandler),
+    (r"/ws/stream/(.+)", StreamSocket),
+    (r"/ws/upload", UploadSocket),
+    (r"/ws/bidirectional", BidirectionalSocket),
+    (r"/sse/stream/(.+)", StreamEventsHandler),
     (r"/ipfs-stream/stat/(.+)", StatHandler),
     (r"/ipfs-stream/ls/(.+)", ListHandler),
     (r"/ipfs-stream/sources/([^/]+)", SourcesHandler),

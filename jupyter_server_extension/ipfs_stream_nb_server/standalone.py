@@ -98,7 +98,7 @@ class StandaloneServer:
         server = HTTPServer(Application(routes(context), **self._settings()))
         sockets = bind_sockets(0, ADDRESS)
         server.add_sockets(sockets)
-        context.nodes.start()
+        context.start()
         self._running = (asyncio.get_running_loop(), stopping)
         listening.set_result(sockets[0].getsockname()[1])
         try:

@@ -243,7 +243,7 @@ async def test_health_is_quick_where_the_daemon_hangs(server, own_kubo, monkeypa
     assert (health["node"]["peers"], health["node"]["kind"]) == (None, "kubo")
     assert "repo" not in health["node"]
     assert health["node"]["sources"][0]["kind"] == "kubo"
-    assert health["limits"]["max_adds"] == 8
+    assert health["limits"]["max_adds"] == 32
 
 
 @pytest.mark.parametrize("server_config", ["own_config"], indirect=True)

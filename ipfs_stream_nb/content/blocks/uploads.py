@@ -34,7 +34,7 @@ class UploadRecord:
     """One upload as it stands. Sizes are bytes."""
 
     id: bytes
-    user: str
+    """Random: who knows it may go on with it."""
     name: str
     mime_type: str
     size: int | None
@@ -56,33 +56,38 @@ class UploadRecord:
     def pack(self) -> bytes:
         """The record in bytes."""
         facts = {
-            "user": self.user,
             "name": self.name,
             "mime_type": self.mime_type,
             "size": self.size,
             "profile": self.profile,
             "durable": self.durable,
-            "levels": pack_levels(self.levels),
             "generation": self.generation,
             "updated": self.updated,
             "result": None if self.result is None else [str(self.result[0]), *self.result[1:]],
         }
-        text = json.dumps(facts).encode()
-        return len(text).to_bytes(_LENGTH, "big") + text + self.tail
+        texts = [json.dumps(value).encode() for value in (facts, pack_levels(self.levels))]
+        return b"".join(len(text).to_bytes(_LENGTH, "big") + text for text in texts) + self.tail
 
     @classmethod
-    def unpack(cls, key: bytes, raw: memoryview) -> Self:
-        """The inverse of `pack`."""
-        end = _LENGTH + int.from_bytes(raw[:_LENGTH], "big")
-        facts: dict[str, Any] = json.loads(bytes(raw[_LENGTH:end]))
+    def unpack(cls, key: bytes, raw: memoryview, *, whole: bool = True) -> Self:
+        """The inverse of `pack`; unless `whole`, without levels and tail, which can be large."""
+        start, end = _text(raw, 0)
+        facts: dict[str, Any] = json.loads(bytes(raw[start:end]))
+        if whole:
+            start, end = _text(raw, end)
+            facts |= {"levels": unpack_levels(json.loads(bytes(raw[start:end]))), "tail": bytes(raw[end:])}
         result = facts.pop("result")
         return cls(
             id=bytes(key),
-            levels=unpack_levels(facts.pop("levels")),
-            tail=bytes(raw[end:]),
             result=None if result is None else (CID.parse(result[0]), result[1], result[2]),
             **facts,
         )
+
+
+def _text(raw: memoryview, at: int) -> tuple[int, int]:
+    """Where the text begins and ends whose length stands at `at`."""
+    start = at + _LENGTH
+    return start, start + int.from_bytes(raw[at:start], "big")
 
 
 class StoredUploads:
@@ -93,14 +98,13 @@ class StoredUploads:
         self._limits = limits
 
     def begin(self, record: UploadRecord, most: int) -> None:
-        """Note a new one. Raises BusyError where its user has `most` that are not finished."""
+        """Note a new one. Raises BusyError where `most` are not finished."""
         env = self._of()
 
         def change(txn: Txn) -> None:
-            others = [one for one in _all(env, txn) if one.user == record.user and one.result is None]
-            if len(others) >= most:
+            if sum(one.result is None for one in _all(env, txn)) >= most:
                 raise BusyError(
-                    f"you have {len(others)} uploads that are not finished, which is the limit: resume or cancel one"
+                    f"{most} uploads are not finished, which is the limit: resume or cancel one, or wait until some expire"
                 )
             _save(env, txn, record)
 
@@ -158,7 +162,7 @@ class StoredUploads:
             env.update(change)
 
     def all(self) -> list[UploadRecord]:
-        """All that are noted."""
+        """All that are noted, without levels and tails."""
         env = self._of()
         with env.read() as txn:
             return _all(env, txn)
@@ -183,10 +187,10 @@ class StoredUploads:
         return sum([self.discard(one.id) for one in self.all() if one.updated < before])
 
     def _check(self, env: Environment, txn: Txn, record: UploadRecord) -> None:
-        found = _load(env, txn, record.id)
-        if found is None:
+        raw = txn.get(record.id, db=env.db.uploads)
+        if raw is None:
             raise NotFoundError(f"the upload {record.id.hex()} was cancelled, or has expired")
-        if found.generation != record.generation:
+        if UploadRecord.unpack(record.id, raw, whole=False).generation != record.generation:
             raise BusyError(f"the upload {record.id.hex()} goes on over another connection")
 
 
@@ -200,7 +204,7 @@ def _save(env: Environment, txn: Txn, record: UploadRecord) -> None:
 
 
 def _all(env: Environment, txn: Txn) -> list[UploadRecord]:
-    return [UploadRecord.unpack(bytes(key), raw) for key, raw in txn.cursor(env.db.uploads)]
+    return [UploadRecord.unpack(bytes(key), raw, whole=False) for key, raw in txn.cursor(env.db.uploads)]
 
 
 def _drop_notes(env: Environment, txn: Txn, owner: bytes) -> list[CID]:

@@ -60,6 +60,10 @@ class IPFSHandler(HTTPHandler):
 
     names_cid = False
     """Whether the route's first group starts with the CID that the request is about."""
+    verb: str | None = None
+    """What Jupyter's authorizer is asked about; None: what the HTTP method amounts to."""
+    asks_later = False
+    """Whether the policy is asked about what comes over the connection, and not about the request."""
 
     def initialize(self, context: ServerContext) -> None:  # type: ignore[override]
         """Called by Tornado with the route's keyword arguments."""
@@ -118,7 +122,7 @@ class IPFSHandler(HTTPHandler):
         self.note_failure(value)
         super().log_exception(typ, value, tb)
 
-    async def prepare(self) -> None:  # type: ignore[override]
+    async def prepare(self, **_kwargs: object) -> None:
         """Check all rights, then the size of the body that is to come."""
         self._transforms = []  # compression would change lengths and ranges
         action: Action | None = getattr(
@@ -175,13 +179,14 @@ class IPFSHandler(HTTPHandler):
         if action is None:
             known = [m for m in self.SUPPORTED_METHODS if hasattr(getattr(self, m.lower()), "ipfs_action")]
             raise web.HTTPError(405, "this path takes %s", ", ".join(known))
-        verb = HTTP_METHOD_TO_AUTH_ACTION[self.request.method or "GET"]
+        verb = self.verb or HTTP_METHOD_TO_AUTH_ACTION[self.request.method or "GET"]
         allowed = self.authorizer.is_authorized(self, self.current_user, verb, RESOURCE)
         if isawaitable(allowed):
             allowed = await allowed
         if not allowed:
             raise UnauthorizedError(f"this server's authorizer does not let you {verb} {RESOURCE}")
-        await self.context.policy.require(self.user, action, await self.subject())
+        if not self.asks_later:
+            await self.context.policy.require(self.user, action, await self.subject())
 
     async def subject(self) -> CID | None:
         """The root that the policy is asked about; None for what names no content."""

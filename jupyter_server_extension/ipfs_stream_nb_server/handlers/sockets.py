@@ -1,0 +1,252 @@
+"""WebSockets: Jupyter's authentication, authorizer and origin check before the upgrade, then the library's conversations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from abc import abstractmethod
+from contextlib import ExitStack, suppress
+from typing import Any, Final
+
+from jupyter_server.base.websocket import WebSocketMixin
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from ipfs_stream_nb.content.cid import CID, BytesLike
+from ipfs_stream_nb.errors import BadCIDError, IPFSStreamError, UnauthorizedError
+from ipfs_stream_nb.security.access import Action
+from ipfs_stream_nb.transports.bidirectional import BidirectionalConversation, BidirectionalLimits
+from ipfs_stream_nb.transports.connection import NORMAL, ConnectionClosedError, refuse
+from ipfs_stream_nb.transports.stream import stream_content
+from ipfs_stream_nb.transports.upload import UploadConversation, UploadLimits
+from ipfs_stream_nb_server.handlers.base import RESOURCE, IPFSHandler, access
+from ipfs_stream_nb_server.handlers.parts import part_argument
+from ipfs_stream_nb_server.limits import PING_SECONDS, Slots
+
+INCOMING: Final = 2
+"""Messages of a client that wait to be taken: the socket is not read meanwhile."""
+
+
+class SocketConnection:
+    """`transports.Connection` over one Tornado handler."""
+
+    def __init__(self, handler: SocketHandler, stall_timeout: float) -> None:
+        self._handler = handler
+        self._stall_timeout = stall_timeout
+        self._incoming: asyncio.Queue[str | bytes | None] = asyncio.Queue(INCOMING)
+        self._sending = asyncio.Lock()
+        self.gone = False
+        self._closing = False
+        self._deaf = False
+
+    async def put(self, message: str | bytes) -> None:
+        """A message has come; returns when there is room for the next."""
+        if not self._deaf:
+            await self._incoming.put(message)
+
+    def stop_taking(self) -> None:
+        """Drop what comes from here on, so that the client's side of the closing handshake is read."""
+        self._deaf = True
+        while not self._incoming.empty():
+            self._incoming.get_nowait()
+
+    def lost(self) -> None:
+        """The client has gone."""
+        self.gone = True
+        with suppress(asyncio.QueueFull):
+            self._incoming.put_nowait(None)
+
+    async def send_json(self, message: dict[str, Any]) -> None:
+        """Send a text message."""
+        await self._send(json.dumps(message), binary=False)
+
+    async def send_bytes(self, *parts: BytesLike) -> None:
+        """Send the parts as one binary message."""
+        await self._send(bytes(parts[0]) if len(parts) == 1 else b"".join(parts), binary=True)
+
+    async def _send(self, message: str | bytes, *, binary: bool) -> None:
+        async with self._sending:
+            if self.gone or self._closing:
+                raise ConnectionClosedError
+            try:
+                async with asyncio.timeout(self._stall_timeout):
+                    await self._handler.write_message(message, binary=binary)
+            except (WebSocketClosedError, StreamClosedError):
+                self.lost()
+                raise ConnectionClosedError from None
+            except TimeoutError:
+                self._handler.stalled()
+                self.lost()
+                raise ConnectionClosedError from None
+
+    async def receive(self) -> str | bytes:
+        """The next message."""
+        if self.gone and self._incoming.empty():
+            raise ConnectionClosedError
+        message = await self._incoming.get()
+        if message is None:
+            raise ConnectionClosedError
+        return message
+
+    async def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Begin the closing handshake."""
+        if not self.gone and not self._closing:
+            self._closing = True
+            self._handler.close(code, reason)
+
+    def failed(self, error: Exception) -> None:
+        """Log it, and have the node looked at where its store failed."""
+        self._handler.note_failure(error)
+        if not isinstance(error, IPFSStreamError):
+            self._handler.log.error("%s failed", self._handler.request.path, exc_info=error)
+
+
+class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
+    """One conversation on a socket of its own, which ends with it."""
+
+    cancel_on_close = False
+    """Whether nothing is left to do once the client has gone."""
+    _connection: SocketConnection | None = None
+    _talk: asyncio.Task[None] | None = None
+
+    ping_interval = PING_SECONDS  # Jupyter's own is in ms, which Tornado takes for seconds
+    ping_timeout = (
+        0  # a client that is reading a long queue answers late; who stands still meets stall_timeout
+    )
+
+    def slots(self) -> Slots:
+        """The server's slots that it takes one of."""
+        return self.context.streams
+
+    @abstractmethod
+    async def talk(self, connection: SocketConnection) -> None:
+        """The conversation."""
+
+    @access(Action.READ)
+    async def get(self, *args: str) -> None:
+        """Upgrade, once there is a slot: a refusal before is an HTTP answer."""
+        self._held = ExitStack()
+        self._held.enter_context(self.slots().slot(self.user))
+        try:
+            await self.node()
+            await WebSocketHandler.get(self, *args)
+        except BaseException:
+            self._held.close()
+            raise
+        if self._talk is None:  # no upgrade was asked for, or its origin is refused
+            self._held.close()
+
+    def open(self, *_args: str, **_kwargs: str) -> None:
+        """Called by Tornado when the socket is open."""
+        self._connection = SocketConnection(self, self.context.limits.stall_timeout)
+        self._talk = asyncio.create_task(
+            self._converse(self._connection), name=f"talk on {self.request.path}"
+        )
+        self.context.watch(self._talk)
+
+    async def _converse(self, connection: SocketConnection) -> None:
+        with self._held:
+            try:
+                await self.talk(connection)
+            except ConnectionClosedError:
+                pass
+            except Exception as error:  # noqa: BLE001  # logged there
+                await refuse(connection, error)
+            finally:
+                await connection.close()
+                connection.stop_taking()
+
+    async def on_message(self, message: str | bytes) -> None:
+        """Called by Tornado, which reads on once this returns."""
+        if self._connection is not None and not self._connection.gone:
+            await self._connection.put(message)
+
+    def on_close(self) -> None:
+        """The client has gone, or both sides have closed: what is still going on for it ends."""
+        if self._connection is not None:
+            self._connection.lost()
+        if self._talk is not None and self.cancel_on_close:
+            self._talk.cancel()
+
+    def stalled(self) -> None:
+        """The client takes nothing: end the connection at once."""
+        self.log.info("%s: closed, its client stands still", self.request.path)
+        if self.ws_connection is not None and self.ws_connection.stream is not None:
+            self.ws_connection.stream.close()
+
+    @property
+    def max_message_size(self) -> int:
+        """Bytes of one message, by the operator's setting."""
+        return self.context.limits.max_message_size
+
+    async def may(self, action: Action, cid: CID | None) -> None:
+        """Raise UnauthorizedError unless the authorizer and the policy let the user do that."""
+        verb = "read" if action is Action.READ else "write"
+        allowed = self.authorizer.is_authorized(self, self.current_user, verb, RESOURCE)
+        if asyncio.iscoroutine(allowed):
+            allowed = await allowed
+        if not allowed:
+            raise UnauthorizedError(f"this server's authorizer does not let you {verb} {RESOURCE}")
+        await self.context.policy.require(self.user, action, cid)
+
+
+class StreamSocket(SocketHandler):
+    """WS /ws/stream/{cid}[/path]. What is no CID is told over the socket: a browser shows no refused handshake."""
+
+    names_cid = True
+    cancel_on_close = True
+
+    async def subject(self) -> CID | None:
+        """The root that the policy is asked about."""
+        try:
+            return self.cid
+        except BadCIDError:
+            return None
+
+    async def talk(self, connection: SocketConnection) -> None:
+        """Send the file."""
+        await stream_content(
+            connection,
+            await self.node(),
+            self.path_args[0],
+            part_argument(self),
+            progress=self.flag("progress", True),
+            sha256=self.flag("sha256", False),
+        )
+
+
+class UploadSocket(SocketHandler):
+    """WS /ws/upload."""
+
+    verb = "write"
+
+    def slots(self) -> Slots:
+        """Those of uploads."""
+        return self.context.adds
+
+    @access(Action.ADD)
+    async def get(self, *args: str) -> None:
+        """Upgrade."""
+        await SocketHandler.get(self, *args)
+
+    async def talk(self, connection: SocketConnection) -> None:
+        """Take one file."""
+        limits = self.context.limits
+        upload = UploadLimits(limits.max_add_size, limits.stall_timeout)
+        await UploadConversation(connection, await self.node(), upload).run()
+
+
+class BidirectionalSocket(SocketHandler):
+    """WS /ws/bidirectional. The policy is asked about each command."""
+
+    asks_later = True
+
+    async def talk(self, connection: SocketConnection) -> None:
+        """Serve commands."""
+        limits = self.context.limits
+        ours = BidirectionalLimits(
+            UploadLimits(limits.max_add_size, limits.stall_timeout),
+            limits.max_transfers,
+            limits.stall_timeout,
+        )
+        await BidirectionalConversation(connection, await self.node(), ours, self.may).run()

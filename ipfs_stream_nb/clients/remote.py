@@ -297,7 +297,9 @@ class RemoteNode:
 
     async def repo_stat(self) -> RepoStat:
         """The size and place of the server's store."""
-        about = (await self.http.json("GET", "ipfs-stream/health")).get("node", {})
+        about = (await self.http.json("GET", "ipfs-stream/health")).get("node") or {}
+        if about.get("state") not in {"ok", None}:
+            raise RetrievalError(f"what the store holds cannot be told: {about['state']}")
         return _read(RepoStat, about | {"path": about.get("repo"), "size": about.get("repo_size")})
 
     async def swarm_peers(self) -> list[dict[str, Any]]:

@@ -187,7 +187,9 @@ def _parse_text(text: str) -> CID:
     except (ValueError, IndexError) as error:
         if isinstance(error, BadCIDError):
             raise
-        raise BadCIDError(f"{shown} is not a CID; {LOOKS}") from error
+        begins = next((begin for begin in _LENGTHS if text.startswith(begin)), None)
+        why = LOOKS if begins is None else "it looks like one, but a character of it is mistyped"
+        raise BadCIDError(f"{shown} is not a CID; {why}") from error
     if canonical != text:
         raise BadCIDError(f"{shown} is not a CID in canonical form; did you mean {canonical}?")
     try:

@@ -17,7 +17,14 @@ class IPFSContentStream:
     """One file of a node, read in chunks. An async context manager; `close()` ends a read that is under way."""
 
     def __init__(self, ipfs_api: Node, cid: Path) -> None:
-        """`cid` is a CID or `<cid>/path`; it is looked at when the stream is first used."""
+        """`cid` is a CID or `<cid>/path`; it is looked at when the stream is first used.
+
+        Raises BadRequestError for an `ipfs_api` that is no node.
+        """
+        if not callable(getattr(ipfs_api, "get_metadata", None)):
+            raise BadRequestError(
+                f"ipfs_api is a node, such as `await open_node()` or `connect_async().node`, not {type(ipfs_api).__name__}"
+            )
         self.ipfs_api = ipfs_api
         self.cid = cid
         self._closed = False
@@ -40,6 +47,17 @@ class IPFSContentStream:
         Raises BadRequestError for sizes that make no sense, and what the node raises: NotFoundError,
         IsDirectoryError, CorruptContentError, RetrievalError.
         """
+        async with aclosing(self.iter_batches(chunk_size, offset, length)) as batches:
+            async for batch in batches:
+                for chunk in batch:
+                    if self._closed:
+                        raise BadRequestError("the stream was closed while it was being read")
+                    yield bytes(chunk)
+
+    async def iter_batches(
+        self, chunk_size: int = CHUNK_SIZE, offset: int = 0, length: int | None = None
+    ) -> AsyncGenerator[list[memoryview], None]:
+        """The same chunks, as many at once as are there, where they lie. Raises as `iter_chunks` does."""
         if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
             raise BadRequestError(f"chunk_size is between 1 and {MAX_CHUNK_SIZE} bytes, not {chunk_size}")
         if self._closed:
@@ -47,15 +65,15 @@ class IPFSContentStream:
         rest = b""
         async with aclosing(self._pieces(offset, length)) as pieces:
             async for piece in pieces:
-                data = rest + piece if rest else piece
+                if self._closed:
+                    raise BadRequestError("the stream was closed while it was being read")
+                data = memoryview(rest + piece if rest else piece)
                 whole = len(data) - len(data) % chunk_size
-                for at in range(0, whole, chunk_size):
-                    if self._closed:
-                        raise BadRequestError("the stream was closed while it was being read")
-                    yield data[at : at + chunk_size]
-                rest = data[whole:]
+                if whole:
+                    yield [data[at : at + chunk_size] for at in range(0, whole, chunk_size)]
+                rest = bytes(data[whole:])
         if rest:
-            yield rest
+            yield [memoryview(rest)]
 
     def _pieces(self, offset: int, length: int | None) -> AsyncGenerator[bytes, None]:
         """The bytes from `offset`, at most `length`, as they come."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -44,6 +44,9 @@ class Connection(Protocol):
 
     async def send_bytes(self, *parts: BytesLike) -> None:
         """Send the parts as one binary message. Raises ConnectionClosedError."""
+
+    async def send_all(self, messages: Sequence[BytesLike]) -> None:
+        """Send each as a binary message of its own. Raises ConnectionClosedError."""
 
     async def receive(self) -> str | bytes:
         """The next message. Raises ConnectionClosedError; nothing is lost where the wait is cancelled."""

@@ -7,10 +7,10 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.content.stream import CHUNK_SIZE, IPFSContentStream
@@ -70,6 +70,10 @@ class Download:
         """The wanted bytes."""
         return self.stream.iter_chunks(size, self.offset, self.length)
 
+    def batches(self) -> AsyncGenerator[list[memoryview], None]:
+        """The wanted bytes in chunks of CHUNK_SIZE, as many at once as are there."""
+        return self.stream.iter_batches(CHUNK_SIZE, self.offset, self.length)
+
     def progress(self) -> dict[str, Any] | None:
         """A progress message, where one is due: bytes_sent, total_bytes, percent, rate (bytes a second)."""
         now = time.monotonic()
@@ -83,6 +87,43 @@ class Download:
             "percent": round(100.0 * self.bytes_sent / self.length, 2),
             "rate": round(self.bytes_sent / (now - self._began)),
         }
+
+
+class OneAhead:
+    """Has one thing done while the next is made; at the end of the block it is waited for, or cancelled."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    async def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have it done once what was begun before is done. Raises what that raised."""
+        try:
+            await self.wait()
+        except BaseException:
+            work.close()
+            raise
+        self._task = asyncio.create_task(work, name="send ahead")
+
+    async def wait(self) -> None:
+        """Wait for what was begun. Raises what it raised."""
+        task, self._task = self._task, None
+        if task is not None:
+            try:
+                await task
+            except asyncio.CancelledError:
+                task.cancel()
+                raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()
 
 
 async def stream_content(
@@ -105,15 +146,17 @@ async def stream_content(
             download = await Download.open(stream, part)
             await connection.send_json(download.metadata)
             digest = hashlib.sha256() if sha256 else None
-            async with aclosing(download.chunks()) as chunks:
-                async for chunk in chunks:
-                    await connection.send_bytes(chunk)
-                    download.bytes_sent += len(chunk)
+            async with aclosing(download.batches()) as batches, OneAhead() as sending:
+                async for batch in batches:
+                    await sending.begin(connection.send_all(batch))
+                    download.bytes_sent += sum(map(len, batch))
                     if digest is not None:
-                        digest.update(chunk)
+                        for chunk in batch:
+                            digest.update(chunk)
                     told = download.progress() if progress else None
                     if told is not None:
-                        await connection.send_json(told)
+                        await sending.begin(connection.send_json(told))
+                await sending.wait()
         complete: dict[str, Any] = {"type": "complete", "bytes_sent": download.bytes_sent}
         if digest is not None:
             complete["sha256"] = digest.hexdigest()

@@ -42,6 +42,9 @@ class Cutting:
         self.cuts = cuts
         self.asked = []
 
+    async def get_metadata(self, path):
+        return await self.node.get_metadata(path)
+
     async def cat(self, path, offset=0, length=None):
         self.asked.append((offset, length))
         cut = self.cuts.pop(0) if self.cuts else None
@@ -75,6 +78,13 @@ async def test_cuts_at_100_random_offsets_leave_no_trace(node, at_once):
     assert await read(stream) == CONTENT
     assert [offset for offset, _ in api.asked] == [0, *cuts]
     assert stream.current_source == "local"
+
+
+@pytest.mark.parametrize("api", [None, "http://127.0.0.1:5001", b""])
+def test_what_is_no_node_is_refused(api):
+    """The address of a daemon, or nothing, in the place of a node."""
+    with pytest.raises(BadRequestError, match="open_node"):
+        ResilienceContentStream(api, "bafy")
 
 
 async def test_a_part_is_resumed_within_its_length(node, at_once):

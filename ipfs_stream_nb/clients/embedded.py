@@ -27,4 +27,7 @@ async def start_standalone(settings: NodeSettings) -> tuple[ServerInfo, Lease[St
     """The embedded server with such a node, and a hold on it."""
     lease = await asyncio.to_thread(_servers.take, settings, partial(_start, settings))
     server = lease.value
-    return ServerInfo.at(server.url, server.token, found="embedded in this process", embedded=True), lease
+    found = "embedded in this process"
+    if settings.kind == "kubo":
+        found += "; adds and pins are the Kubo daemon's"
+    return ServerInfo.at(server.url, server.token, found=found, embedded=True), lease

@@ -37,6 +37,10 @@ MAX_JSON: Final = 64 * 1024 * 1024
 Params = Mapping[str, str]
 
 
+class BrokenOffError(RetrievalError):
+    """An answer that ended before its end."""
+
+
 class ServerHTTP:
     """A server's HTTP surface. The session opens with the first request and belongs to that event loop."""
 
@@ -108,7 +112,7 @@ class ServerHTTP:
         except (aiohttp.ClientError, ConnectionError) as error:
             if upload is not None and upload.error is not None:
                 raise upload.error from None
-            raise RetrievalError(
+            raise BrokenOffError(
                 f"the server at {self.server.url} broke off in the middle: it was stopped, or met an error while it was"
                 f" answering, which its log tells ({type(error).__name__})"
             ) from None

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, cast
 
 from cachetools import TTLCache
 
-from ipfs_stream_nb.clients.http import SLOW_TIMEOUT, ServerHTTP
+from ipfs_stream_nb.clients.http import SLOW_TIMEOUT, BrokenOffError, ServerHTTP
 from ipfs_stream_nb.clients.reading import file_at
 from ipfs_stream_nb.clients.remote_writers import RemoteFileWriter, RemoteTreeWriter
 from ipfs_stream_nb.clients.server import ServerInfo
@@ -94,11 +94,20 @@ class RemoteNode:
         headers = {}
         if offset or length is not None:
             headers["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
-        async with self.http.request("GET", "ipfs", _where(where), headers=headers) as response:
-            if headers and response.status != 206:
-                raise RetrievalError(f"{self.http.server.url} ignored the range that was asked for")
-            async for piece in response.content.iter_chunked(PIECE_BYTES):
-                yield piece
+        try:
+            async with self.http.request("GET", "ipfs", _where(where), headers=headers) as response:
+                if headers and response.status != 206:
+                    raise RetrievalError(f"{self.http.server.url} ignored the range that was asked for")
+                async for piece in response.content.iter_chunked(PIECE_BYTES):
+                    offset += len(piece)
+                    yield piece
+        except BrokenOffError:
+            # an answer that has begun cannot say why it ends; asked for the next byte alone, the server does
+            async with self.http.request(
+                "GET", "ipfs", _where(where), headers={"Range": f"bytes={offset}-{offset}"}
+            ):
+                pass
+            raise
 
     def cat_range(self, path: Path, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """The guide's name for `cat` with an offset and a length (item 40)."""

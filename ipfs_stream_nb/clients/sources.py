@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from ipfs_stream_nb.display import a_kind
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError
 
 CHUNK_BYTES: Final = 1024 * 1024
+GATHER_BYTES: Final = 64 * 1024
+"""Bytes of an iterable's pieces that are handed on together,"""
+GATHER_SECONDS: Final = 0.02
+"""or seconds in which they come."""
 SHOWN: Final = 60
 """Characters of a source that an error repeats."""
 TAKEN: Final = "a path, bytes, an open binary file, an iterable of bytes, a numpy array or a PIL image"
@@ -236,10 +241,38 @@ async def _file_stream(file: Any) -> AsyncGenerator[BytesLike, None]:
 
 
 async def _iterable_stream(source: Iterable[Any]) -> AsyncGenerator[BytesLike, None]:
-    iterator = iter(source)
-    end = object()
-    while (data := await to_thread.run_sync(next, iterator, end, abandon_on_cancel=True)) is not end:
-        yield _bytes(data, "an iterable must give bytes")
+    gather = _Gather(source)
+    while data := await to_thread.run_sync(gather.some, abandon_on_cancel=True):
+        yield data
+
+
+class _Gather:
+    """Takes from an iterable: a visit to a thread for each of many small pieces would cost more than they do."""
+
+    def __init__(self, source: Iterable[Any]) -> None:
+        self._iterator = iter(source)
+        self._error: BaseException | None = None
+
+    def some(self) -> bytes:
+        """The next pieces in one, as many as come at once; b"" at the end. Raises what the iterable does, after what
+        it gave before."""
+        if self._error is not None:
+            raise self._error
+        parts, size = [], 0
+        until = time.monotonic() + GATHER_SECONDS
+        try:
+            for data in self._iterator:
+                parts.append(
+                    bytes(_bytes(data, "an iterable must give bytes"))
+                )  # it may use its buffer again
+                size += len(parts[-1])
+                if size >= GATHER_BYTES or (size and time.monotonic() >= until):
+                    break
+        except BaseException as error:
+            if not size:
+                raise
+            self._error = error
+        return b"".join(parts)
 
 
 async def _checked(source: AsyncIterable[Any]) -> AsyncGenerator[BytesLike, None]:

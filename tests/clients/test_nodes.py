@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ipfs_stream_nb.content.car import CarDecoder
 from ipfs_stream_nb.content.cid import CID, DAG_PB, RAW
+from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.importer import import_bytes
 from ipfs_stream_nb.errors import (
     BadCIDError,
@@ -447,3 +448,17 @@ async def test_any_bytes_read_back_at_any_offset(node, parts, offset, length):
     added = await node.add(pieces(*parts))
     assert added.cid == import_bytes(data, None)[0]
     assert await node.read(added.cid, offset, length) == data[offset : offset + length]
+
+
+@OWN_STORE
+async def test_a_missing_block_in_the_middle_is_named(node, tmp_path):
+    """What is here comes, and then the error that names what is not, over HTTP as without."""
+    async with await EmbeddedNode.open(tmp_path / "other", min_free=0) as other:
+        cid = (await other.add(pieces(BIG))).cid
+        await node.import_car(other.export_car(cid, scope="entity", entity_bytes=(0, MIB + 10)))
+    got = []
+    with pytest.raises((NotFoundError, RetrievalError), match="bafk") as caught:
+        async for piece in node.cat(cid):
+            got.append(piece)
+    assert b"".join(got) == BIG[: 2 * MIB]
+    assert "broke off" not in str(caught.value)

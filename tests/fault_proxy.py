@@ -21,6 +21,8 @@ class Fault:
     """Seconds before anything is sent."""
     rate: float = 0
     """Bytes a second."""
+    drip: float = 0
+    """Seconds between single bytes, without end."""
     cut: int | None = None
     """Drop the connection after so many bytes, whatever Content-Length says."""
     truncate: int | None = None
@@ -133,6 +135,9 @@ class FaultProxy:
                 return await self._send_other(source, head[0], headers, fault, writer)
             answer = "\r\n".join([head[0], *headers, "Connection: close", "", ""])
             await self._send(writer, answer.encode("latin-1"))
+            while fault.drip:
+                await self._send(writer, b"x")
+                await asyncio.sleep(fault.drip)
             sent = 0
             while piece := await source.read(PIECE):
                 limit = next((stop for stop in (fault.cut, fault.stall) if stop is not None), None)

@@ -32,9 +32,11 @@ _PATIENCE: Final = (
     "connect_timeout",
     "answer_timeout",
     "stall_timeout",
+    "block_timeout",
     "hedge_after",
     "max_retries",
     "max_requests",
+    "allow_inner_providers",
 )
 """Fields of RetrievalSettings that are traits, called retrieval_… here."""
 
@@ -123,6 +125,18 @@ class IPFSStreamExtension(ExtensionApp):
         min=0.1,
         config=True,
         help="Seconds in which the next bytes of its answer must come.",
+    )
+    retrieval_block_timeout = Float(
+        _RETRIEVAL.block_timeout,
+        min=0.1,
+        config=True,
+        help="Seconds in which a whole block, of at most 2 MiB, must have come from one source.",
+    )
+    retrieval_allow_inner_providers = Bool(
+        _RETRIEVAL.allow_inner_providers,
+        config=True,
+        help="""Whether a router that is itself on an inner network may name gateways on inner networks. Such routers often
+        pass on what strangers publish, who could have this server ask your inner services.""",
     )
     retrieval_hedge_after = Float(
         _RETRIEVAL.hedge_after,

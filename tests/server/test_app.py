@@ -46,7 +46,7 @@ def test_settings_are_documented():
         assert traits[field.name].default_value == field.default
     settings = RetrievalSettings()
     patience = [name for name in traits if name.startswith("retrieval_")]
-    assert len(patience) == 6
+    assert len(patience) == 8
     for name in patience:
         assert traits[name].default_value == getattr(settings, name.removeprefix("retrieval_"))
 

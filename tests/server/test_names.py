@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import ClassVar
 
@@ -113,6 +114,64 @@ async def test_only_who_is_known_has_names_resolved(server, publish, folder):
         async with server.anonymous("GET", f"ipns/{name}{query}") as answer:
             assert answer.status == 403
     assert resolved == []
+
+
+@pytest.mark.parametrize("path", ["ipns/{}/clip.bin", "ipfs-stream/names/{}"])
+async def test_a_name_is_resolved_in_a_slot_and_for_its_client(server, path):
+    """It counts as an answer that is being made, and ends when the client leaves."""
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def hang(_name):
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    (await server.node()).names.resolve = hang
+
+    async def get():
+        async with server.request("GET", path.format(Owner().name)):
+            pass
+
+    asking = asyncio.create_task(get())
+    await started.wait()
+    assert server.context.streams.active == 1
+    asking.cancel()
+    await asyncio.wait([asking])
+    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.sleep(0)
+    assert server.context.streams.active == 0
+
+
+@pytest.mark.parametrize("path", ["ipns/{}/clip.bin", "ipfs-stream/names/{}"])
+@pytest.mark.parametrize(
+    "server_config",
+    [
+        {
+            "IPFSStreamExtension": {
+                "node": "embedded",
+                "gateways": ["http://127.0.0.1:9"],
+                "max_streams": 2,
+                "answer_timeout": 1.0,
+            }
+        }
+    ],
+)
+async def test_a_flood_of_names_is_refused(server, path):
+    """What is over the number of answers at once is told to come again; the others have the server's time."""
+
+    async def hang(_name):
+        await asyncio.Event().wait()
+
+    (await server.node()).names.resolve = hang
+
+    async def get():
+        async with server.request("GET", path.format(Owner().name)) as answer:
+            return answer.status, (await answer.json())["code"]
+
+    answers = await asyncio.gather(*(get() for _ in range(10)))
+    assert sorted(answers) == [(503, "busy")] * 8 + [(504, "timeout")] * 2
 
 
 async def test_names_are_only_read(server, publish, folder):

@@ -19,6 +19,7 @@ from cachetools import LRUCache, TTLCache
 from ipfs_stream_nb.content.ipns.name import Name, parse_name
 from ipfs_stream_nb.content.ipns.record import Record, verify
 from ipfs_stream_nb.content.resolver import parse_path
+from ipfs_stream_nb.content.retrieval.provider import as_ours
 from ipfs_stream_nb.errors import (
     BadRequestError,
     CorruptContentError,
@@ -51,6 +52,10 @@ WINDOW: Final = 1.0
 """Seconds after the first valid record in which others may bring a better one."""
 LIMIT: Final = 10.0
 """Seconds until Kubo, and then all others together, must have answered."""
+CHAIN_LIMIT: Final = 30.0
+"""Seconds for a name and all that it stands for, the wait for others' questions included."""
+MAX_QUESTIONS: Final = 8
+"""Names that are asked for at once: each question goes to Kubo twice, or to every router and gateway."""
 
 
 class RecordSource(Protocol):
@@ -105,6 +110,7 @@ class NameResolver:
         self._known: LRUCache[Name | str, _Known] = LRUCache(MAX_NAMES)
         self._failed: TTLCache[Name | str, IPFSStreamError] = TTLCache(MAX_NAMES, FAILED_SECONDS)
         self._locks: WeakValueDictionary[Name | str, asyncio.Lock] = WeakValueDictionary()
+        self._questions = asyncio.Semaphore(MAX_QUESTIONS)
         self._closed = False
 
     async def resolve(self, name: str) -> ResolvedName:
@@ -114,6 +120,15 @@ class NameResolver:
         CorruptContentError for a forged one or one that leads nowhere, RetrievalError and RetrievalTimeoutError;
         the text tells who was asked.
         """
+        try:
+            async with asyncio.timeout(CHAIN_LIMIT) as deadline:
+                return await self._follow(name)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise RetrievalTimeoutError(f"/ipns/{name} was not resolved in {CHAIN_LIMIT:g} s") from None
+
+    async def _follow(self, name: str) -> ResolvedName:
         first = here = await self._known_or_asked(parse_name(name))
         ttl, stale, below = math.inf, False, ""
         for _ in range(MAX_DEPTH):
@@ -149,7 +164,8 @@ class NameResolver:
             if failed is not None:
                 raise type(failed)(str(failed))
             try:
-                known = await self._ask(name)
+                async with self._questions:
+                    known = await self._ask(name)
             except IPFSStreamError as error:
                 if known is None or known.record is None or known.record.remaining <= 0:
                     self._failed[name] = error
@@ -166,10 +182,11 @@ class NameResolver:
                 " start one, or name the content by its key or CID"
             )
         if self._rpc is not None:
+            asked = self._rpc.address.name
             try:
                 return await self._by_kubo(self._rpc, name)
-            except IPFSStreamError as error:
-                trouble[self._rpc.address.name] = error
+            except Exception as error:  # noqa: BLE001  # the others are asked
+                trouble[asked] = as_ours(error, asked)
         if isinstance(name, Name):
             records = await self._collect(name, trouble)
             if records:
@@ -210,8 +227,8 @@ class NameResolver:
                 for task in done:
                     try:
                         records.append(task.result())
-                    except IPFSStreamError as error:
-                        trouble[tasks[task]] = error
+                    except Exception as error:  # noqa: BLE001  # the others' answers count
+                        trouble[tasks[task]] = as_ours(error, tasks[task])
                 if records:
                     until = min(until, time.monotonic() + WINDOW)
             trouble |= {tasks[task]: RetrievalTimeoutError(f"no answer in {LIMIT:g} s") for task in running}

@@ -8,6 +8,7 @@ for some MiB will go on, though, and is then served by one long answer in place 
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -17,6 +18,7 @@ from cachetools import LRUCache
 from ipfs_stream_nb.content.cid import CID, RAW
 from ipfs_stream_nb.content.links import links_of
 from ipfs_stream_nb.content.reader import Branch, DagNode, DagReader
+from ipfs_stream_nb.content.retrieval.provider import as_ours
 from ipfs_stream_nb.content.retrieval.source import FetchingSource
 from ipfs_stream_nb.errors import IPFSStreamError, RetrievalError
 
@@ -39,12 +41,22 @@ RUN_AHEAD: Final = 8 * MIB
 """How far a run may be ahead of its reader; it then waits, and its provider with it."""
 RUN_ATTEMPTS: Final = 3
 """Runs that may break off in one read, until it goes on block by block."""
+RUN_AGAIN: Final = 64 * MIB
+"""After a run that a reader waited for in vain, the next one begins so many bytes later."""
+SECTION_BYTES: Final = 64
+"""What a block of a run counts for beside its own bytes: the smallest ones are work, too."""
+REPEATS: Final = 64
+"""Blocks that a run may send again, though it was asked for each of them once."""
+BLOCKS_PER_TURN: Final = 16
+"""Blocks of a run after which the event loop gets its turn."""
 AHEAD_AFTER: Final = 2 * MIB
 """A reader that takes a file in many short ranges, as PyAV does, has the next ones fetched after so many bytes."""
 AHEAD_BYTES: Final = 8 * MIB
 """At most so many of them: half of what it has read in a row."""
 PLACES: Final = 256
 """Places in files where somebody stopped reading that are remembered."""
+
+_log = logging.getLogger("ipfs_stream_nb.retrieval")
 
 
 @dataclass(slots=True)
@@ -87,7 +99,7 @@ class ReadAhead:
             return
         wanted = min(AHEAD_BYTES, place.run_bytes // 2)
         start, stop = max(position, place.ahead_to), min(size, position + wanted)
-        going_on = fetched or (last is not None and last.result())
+        going_on = fetched or (last is not None and last.exception() is None and last.result())
         if going_on and place.run_bytes >= AHEAD_AFTER and stop - start >= min(wanted // 2, size - start) > 0:
             place.ahead_to = stop
             work = self._prefetch(cid, size, start, stop)
@@ -145,6 +157,7 @@ class Reading:
         self._small = not open_ended and stop - offset <= SMALL_RANGE
         self._run: _Run | None = None
         self._runs_left = RUN_ATTEMPTS
+        self._run_from = 0
         self._leaf_bytes = 0
 
     async def __aenter__(self) -> Self:
@@ -189,14 +202,19 @@ class Reading:
             self._run.advance(self.position)
             if self._run.failed:
                 self._runs_left -= 1
+            if self._run.in_vain:
+                self._run_from = self.position + RUN_AGAIN
             if self._run.failed or self.position >= self._run.stop:
                 await self._run.close()
                 self._run = None
-        if self._run is None and self.provider and self._runs_left and self._place.run_bytes >= RUN_AFTER:
+        if self._run is None and self.provider and self._may_run():
             start = self.position + self.window() * self._leaf_bytes  # the blocks before it are under way
             if self._stop - start >= RUN_AFTER:
                 stop = min(self._stop, start + RUN_BYTES)
                 self._run = _Run(self._ahead.source, self.cid, start, stop, self.provider)
+
+    def _may_run(self) -> bool:
+        return self._runs_left > 0 and self._place.run_bytes >= RUN_AFTER and self.position >= self._run_from
 
 
 class _Run:
@@ -205,8 +223,15 @@ class _Run:
     def __init__(self, source: FetchingSource, cid: CID, start: int, stop: int, provider: str) -> None:
         self.stop = stop
         self.failed = False
+        self.in_vain = False
+        """Whether it failed because somebody waited for a block, and nothing came."""
         self._source = source
         self._start = start
+        self._expected: dict[bytes, bool] = {}
+        """The multihashes of all that may come, and whether it is still to come."""
+        self._came = 0
+        """Blocks that were new."""
+        self._repeats = 0
         self._received = 0
         self._position = start
         self._news = asyncio.Event()
@@ -216,22 +241,43 @@ class _Run:
 
     async def _receive(self, cid: CID, provider: str) -> None:
         blocks = self._source.retriever.run(cid, self._start, self.stop, provider=provider)
-        expected = {cid.multihash}  # what nobody asked for is not kept, right as it may be
+        self._expected[cid.multihash] = True
+        sections = 0
         try:
             async with aclosing(blocks):
                 async for fetched in blocks:
-                    if fetched.cid.multihash not in expected:
-                        raise RetrievalError(f"{fetched.cid} was sent, and is no part of {cid}")
-                    expected.update(await _linked(fetched))
-                    await self._source.keeper.keep(fetched)
-                    self._received += len(fetched.data)
-                    self._tell()
-                    await self._wait_for_reader()
-        except IPFSStreamError:
+                    sections += 1
+                    if sections % BLOCKS_PER_TURN == 0:
+                        await asyncio.sleep(0)
+                    if self._is_new(fetched):
+                        await self._take(fetched)
+                        await self._wait_for_reader()
+        except Exception as error:  # noqa: BLE001  # logged where it is none of ours
+            _log.debug("the run of %s ended: %s", cid, as_ours(error, f"the run of {cid}"))
             self.failed = True  # the blocks that did not come are asked for one by one
         finally:
             self._paused = True
             self._tell()
+
+    def _is_new(self, fetched: Fetched) -> bool:
+        """Whether it is wanted and was not there before. Raises RetrievalError where the run is no good."""
+        to_come = self._expected.get(fetched.cid.multihash)
+        if to_come is None:  # what nobody asked for is not kept, right as it may be
+            raise RetrievalError(f"{fetched.cid} was sent, and nobody asked for it")
+        self._received += SECTION_BYTES
+        self._repeats += not to_come
+        if self._repeats > REPEATS:
+            raise RetrievalError("the same blocks were sent again and again")
+        return to_come
+
+    async def _take(self, fetched: Fetched) -> None:
+        self._expected[fetched.cid.multihash] = False
+        for link in await _linked(fetched):
+            self._expected.setdefault(link, True)
+        await self._source.keeper.keep(fetched)
+        self._received += len(fetched.data)
+        self._came += 1
+        self._tell()
 
     async def _wait_for_reader(self) -> None:
         while self._start + self._received - self._position > RUN_AHEAD:
@@ -248,13 +294,17 @@ class _Run:
 
     async def arrival(self, cid: CID) -> bool:
         """Wait for a block; False where it does not come with this run, or not soon."""
+        before = self._came
         with suppress(TimeoutError):
             async with asyncio.timeout(self._source.retriever.settings.hedge_after):
                 while self._source.keeper.get(cid) is None:
-                    if self._paused:
+                    if self._paused or self.failed:
                         return False
                     await self._news.wait()
                 return True
+        if self._came == before:  # neither that block nor any other
+            self.failed = self.in_vain = True
+            self._tell()
         return False
 
     def _tell(self) -> None:

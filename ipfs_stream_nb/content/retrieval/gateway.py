@@ -6,7 +6,7 @@ by the Retriever, so that a wrong Content-Type or a page of HTML needs no though
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Final
 
@@ -17,6 +17,9 @@ from ipfs_stream_nb.content.retrieval.http import HTTPSource
 from ipfs_stream_nb.content.retrieval.provider import ProviderKind
 from ipfs_stream_nb.errors import CorruptContentError, RetrievalError, TooLargeError
 
+FEED_BYTES: Final = 32 * 1024
+"""Bytes of a CAR that are taken apart at once: it may consist of the smallest sections, some two thousand in so many
+bytes, and nothing else runs meanwhile."""
 _RAW: Final = "application/vnd.ipld.raw"
 _CAR: Final = "application/vnd.ipld.car; version=1; order=dfs; dups=n"
 
@@ -30,7 +33,7 @@ class TrustlessGateway(HTTPSource):
     async def get(self, cid: CID) -> bytes:
         """The block, not verified. Raises as Provider.get does."""
         async with self.request(f"ipfs/{cid}", {"format": "raw"}, {"Accept": _RAW}) as response:
-            return await self.read(response, MAX_BLOCK, "a block")
+            return await self.read(response, MAX_BLOCK, "a block", seconds=self.settings.block_timeout)
 
     async def get_held(self, _cid: CID) -> None:
         """None: what a gateway has at hand nobody knows."""
@@ -42,8 +45,9 @@ class TrustlessGateway(HTTPSource):
         request = self.request(f"ipfs/{cid}", params, {"Accept": _CAR})
         async with request as response, aclosing(self.pieces(response)) as pieces:
             async for piece in pieces:
-                for block in _read_car(decoder, piece):
-                    yield block
+                for part in _slices(piece):
+                    for block in _read_car(decoder, part):
+                        yield block
         _read_car(decoder, None)
 
     async def ipns_record(self, name: str) -> bytes:
@@ -51,7 +55,12 @@ class TrustlessGateway(HTTPSource):
         return await self.record(f"ipns/{name}", {"format": "ipns-record"})
 
 
-def _read_car(decoder: CarDecoder, piece: bytes | None) -> list[CarBlock]:
+def _slices(piece: bytes) -> Iterator[memoryview]:
+    view = memoryview(piece)
+    return (view[at : at + FEED_BYTES] for at in range(0, len(view), FEED_BYTES))
+
+
+def _read_car(decoder: CarDecoder, piece: memoryview | None) -> list[CarBlock]:
     """The next blocks, or the end for None. What is no CAR, or cut short, is no block with wrong bytes."""
     try:
         if piece is not None:

@@ -5,8 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
+
+from ipfs_stream_nb.content.retrieval.provider import is_about_content
+from ipfs_stream_nb.errors import (
+    BusyError,
+    CorruptContentError,
+    IPFSStreamError,
+    NotFoundError,
+    UnreachableError,
+)
 
 LATENCIES: Final = 32
 """Latest answers whose latency counts."""
@@ -16,24 +26,39 @@ UNTRIED_SECONDS: Final = 0.5
 """What an answer is expected to take of a provider that was never asked."""
 FAILURE_SECONDS: Final = 2.0
 """What each failure in a row adds to that."""
+LOOKUP_SECONDS: Final = 0.5
+"""What each look-up in a row that found nothing adds: it may be that nobody has that content."""
 REST_SECONDS: Final = 30.0
-"""A provider that cannot be reached, or failed MAX_FAILURES times in a row, rests so long; each time twice as long."""
+"""A provider that cannot be reached, or failed with MAX_FAILURES blocks in a row, rests so long; each time twice as
+long."""
 MAX_REST_SECONDS: Final = 300.0
+NEAR_REST_SECONDS: Final = 2.0
+"""One on this machine that cannot be reached rests so long: a refused connection costs nothing, and it may just be
+started again."""
 MAX_FAILURES: Final = 4
+MAX_LOOKUPS: Final = 8
+"""After look-ups of so many blocks in a row that found nothing it is asked for one at a time, until it gives one. It
+does not rest: users who ask for what nobody has must not take it from those who ask for what it holds."""
 CORRUPT_SECONDS: Final = 600.0
 """One that gave wrong bytes rests so long."""
+BUSY_SECONDS: Final = 30.0
+"""How long one that is busy, and does not say until when, is left alone."""
 
 
 class Health:
     """One provider's. Times are seconds of a monotonic clock."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, near: bool = False) -> None:
+        """`near`: whether it is on this machine."""
         self.clock = clock
+        self._near = near
         self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES)  # when, and how long
-        self._failures = 0
+        self._failures: deque[bytes] = deque(maxlen=MAX_FAILURES)  # what was asked for, since the last answer
+        self._lookups: deque[bytes] = deque(maxlen=MAX_LOOKUPS)  # likewise
         self._failed_at = -RECENT_SECONDS
         self._rests = 0
         self._rest_until = 0.0
+        self._under_way = 0
         self.ok = 0
         """Blocks that it gave."""
         self.missing = 0
@@ -57,22 +82,42 @@ class Health:
         return max(0.0, self._rest_until - self.clock())
 
     @property
+    def usable(self) -> bool:
+        """Whether it can be asked now."""
+        doubtful = len(self._lookups) == MAX_LOOKUPS and self._failed_lately
+        return not self.resting and not (doubtful and self._under_way)
+
+    @property
     def score(self) -> float:
         """Seconds that an answer is expected to take: who has fewest is asked first."""
-        failures = self._failures if self.clock() - self._failed_at < RECENT_SECONDS else 0
-        return self._expected + FAILURE_SECONDS * failures
+        failures = FAILURE_SECONDS * len(self._failures) + LOOKUP_SECONDS * len(self._lookups)
+        return self._expected + (failures if self._failed_lately else 0)
+
+    @property
+    def _failed_lately(self) -> bool:
+        return self.clock() - self._failed_at < RECENT_SECONDS
 
     @property
     def _expected(self) -> float:
         latency = self.latency
         return UNTRIED_SECONDS if latency is None else latency
 
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Around each request to it."""
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
     def answered(self, seconds: float | None) -> None:
         """It gave a block; `seconds` is None where that says nothing of how long the next one takes."""
         self.ok += 1
         if seconds is not None:
             self._latencies.append((self.clock(), seconds))
-        self._failures = self._rests = 0
+        self._rests = 0
+        self._start_anew()
 
     def overtaken(self, seconds: float) -> None:
         """Somebody else was quicker: its answer would have taken at least so long, which may be no news."""
@@ -82,20 +127,55 @@ class Health:
     def has_not(self) -> None:
         """It said that it does not have a block: that is an answer, too."""
         self.missing += 1
-        self._failures = 0
+        self._start_anew()
 
-    def failure(self, reason: str, *, unreachable: bool = False, began: float | None = None) -> None:
-        """It failed; one that cannot be reached rests at once.
+    def _start_anew(self) -> None:
+        self._failures.clear()
+        self._lookups.clear()
 
-        Requests that were under way together fail together: one that `began` before the last failure is no further one.
+    def note(self, error: IPFSStreamError, *, about: bytes, began: float | None = None) -> None:
+        """Let a failure count: of a request for `about` (a multihash) that `began` then."""
+        if isinstance(error, NotFoundError):
+            self.has_not()
+        elif isinstance(error, CorruptContentError):
+            self.wrong_bytes(str(error))
+        elif isinstance(error, BusyError):
+            self.busy(str(error), BUSY_SECONDS if error.retry_after is None else error.retry_after)
+        else:
+            self.failure(
+                str(error),
+                about=about,
+                began=began,
+                unreachable=isinstance(error, UnreachableError),
+                lookup=is_about_content(error),
+            )
+
+    def failure(
+        self,
+        reason: str,
+        *,
+        about: bytes,
+        unreachable: bool = False,
+        lookup: bool = False,
+        began: float | None = None,
+    ) -> None:
+        """It failed; one that cannot be reached rests at once. A block counts once, however often it is asked for.
+
+        `lookup`: it may be the content's fault (see MAX_LOOKUPS). Requests that were under way together fail together:
+        one that `began` before the last failure is no further one.
         """
         self.failed += 1
         self.reason = reason
         if began is not None and began < self._failed_at:
             return
-        self._failures += 1
+        row = self._lookups if lookup else self._failures
+        known = about in row
+        if not known:
+            row.append(about)
         self._failed_at = self.clock()
-        if unreachable or self._failures >= MAX_FAILURES:
+        if unreachable and self._near:
+            self._rest(NEAR_REST_SECONDS)
+        elif unreachable or (not lookup and not known and len(row) == MAX_FAILURES):
             self._rest(min(REST_SECONDS * 2**self._rests, MAX_REST_SECONDS))
             self._rests += 1
 
@@ -133,5 +213,5 @@ class Health:
             "failed": self.failed,
             "corrupt": self.corrupt,
             "resting_s": round(resting, 1),
-            "reason": self.reason if resting or self._failures else "",
+            "reason": self.reason if resting or self._failures or self._lookups else "",
         }

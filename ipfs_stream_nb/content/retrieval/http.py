@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import ipaddress
+import re
 import socket
 import time
 import urllib.request
@@ -19,6 +20,7 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from ipfs_stream_nb.content.ipns import record
+from ipfs_stream_nb.content.retrieval.provider import FoundNowhereError, StalledError, within
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
     BusyError,
@@ -41,6 +43,10 @@ _NOT_PUBLIC: Final = (".localhost", ".local", ".internal", ".home.arpa")
 """Ends of names that the public DNS does not have (RFC 6761, 6762, 8375; ICANN's choice of 2024)."""
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 """The last four bytes are an IPv4 address (RFC 6052)."""
+_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""All that is given to anybody on the public network. What lies beyond has an IPv4 address in it in some abandoned way
+(::/96, ::ffff:0:0:0/96), is for one network alone (64:ff9b:1::/48, fec0::/10), or is nobody's."""
+_SECONDS: Final = re.compile(r"\s*-?[0-9]+\s*")
 
 
 class HTTPSource:
@@ -51,6 +57,8 @@ class HTTPSource:
         self.url = URL(url if url.endswith("/") else f"{url}/")
         self.name = str(self.url).rstrip("/")
         self.settings = settings
+        self.questions = asyncio.Semaphore(settings.max_requests)
+        """Requests that nobody else counts: a Retriever counts those for blocks."""
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -65,9 +73,10 @@ class HTTPSource:
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """One GET with its redirects; everything that goes wrong on the way is one of our errors."""
         url = self.url.joinpath(path) % params
+        until = asyncio.get_running_loop().time() + self.settings.answer_timeout
         with self._our_errors():
             for _ in range(MAX_REDIRECTS + 1):
-                async with asyncio.timeout(self.settings.answer_timeout):
+                async with asyncio.timeout_at(until):
                     response = await self._open().get(url, headers=headers, allow_redirects=False)
                 async with response:
                     location = response.headers.get("Location")
@@ -111,17 +120,23 @@ class HTTPSource:
                     piece = await response.content.readany()
             except TimeoutError:
                 stalled = f"it stopped in the middle of an answer, for {self.settings.stall_timeout:g} s"
-                raise RetrievalTimeoutError(stalled) from None
+                raise StalledError(stalled) from None
             if not piece:
                 return
             yield piece
 
-    async def read(self, response: aiohttp.ClientResponse, limit: int, what: str) -> bytes:
-        """The whole body. Raises RefusedError where it is over `limit` bytes, which is too many for `what`."""
+    async def read(
+        self, response: aiohttp.ClientResponse, limit: int, what: str, *, seconds: float | None = None
+    ) -> bytes:
+        """The whole body, in so many `seconds` (None: the time for an answer to begin).
+
+        Raises RefusedError where it is over `limit` bytes, which is too many for `what`, and TooSlowError.
+        """
         if (response.content_length or 0) > limit:
             raise RefusedError(f"it answers with {response.content_length:,} bytes, too many for {what}")
         data = bytearray()
-        async with aclosing(self.pieces(response)) as pieces:
+        deadline = within(self.settings.answer_timeout if seconds is None else seconds, f"all of {what}")
+        async with deadline, aclosing(self.pieces(response)) as pieces:
             async for piece in pieces:
                 data += piece
                 if len(data) > limit:
@@ -130,7 +145,8 @@ class HTTPSource:
 
     async def record(self, path: str, params: Mapping[str, str]) -> bytes:
         """A signed IPNS record, not verified. Raises NotFoundError where there is none, and as `request` does."""
-        async with self.request(path, params, {"Accept": record.MEDIA_TYPE}) as response:
+        request = self.request(path, params, {"Accept": record.MEDIA_TYPE})
+        async with self.questions, request as response:
             if response.content_type != record.MEDIA_TYPE:
                 raise NotFoundError("it has no record of it")  # routers say so in text, with a 200 (IPIP-513)
             return await self.read(response, record.MAX_RECORD, "an IPNS record")
@@ -160,7 +176,7 @@ class HTTPSource:
             return NotFoundError("it does not hold it")
         if status in _REFUSED:
             return RefusedError(f"it refuses to give it (HTTP {status})")
-        return RetrievalError(f"it answers HTTP {status}")
+        return (FoundNowhereError if status == 504 else RetrievalError)(f"it answers HTTP {status}")
 
     def _open(self) -> aiohttp.ClientSession:
         if self._closed:
@@ -234,11 +250,13 @@ def is_inner(host: str) -> bool:
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
-        within = address.ipv4_mapped or address.sixtofour
+        inside = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
-            within = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-        if within is not None:
-            return _is_public(within)
+            inside = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inside is not None:
+            return _is_public(inside)
+        if address not in _UNICAST:
+            return False
     return address.is_global and not address.is_multicast
 
 
@@ -246,11 +264,11 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds, of a number or a date (RFC 9110, section 10.2.3); None for neither."""
     if value is None:
         return None
-    try:
-        seconds = float(int(value))
-    except ValueError:
+    if _SECONDS.fullmatch(value):
+        seconds = float(value)  # infinite for hundreds of digits, where an int would not become a float
+    else:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, IndexError, OverflowError):
             return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)

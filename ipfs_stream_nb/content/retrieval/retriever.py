@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from cachetools import LRUCache, TTLCache
@@ -18,11 +19,10 @@ from cachetools import LRUCache, TTLCache
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.retrieval.gateway import TrustlessGateway
 from ipfs_stream_nb.content.retrieval.health import Health
-from ipfs_stream_nb.content.retrieval.provider import Provider
+from ipfs_stream_nb.content.retrieval.provider import Provider, as_ours, is_worth_another_try, within
+from ipfs_stream_nb.content.retrieval.race import Attempt, Known, Trouble, race
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
-    BusyError,
-    CorruptContentError,
     IPFSStreamError,
     NotFoundError,
     RefusedError,
@@ -33,8 +33,6 @@ from ipfs_stream_nb.errors import (
 
 HASH_ON_LOOP_BYTES: Final = 16 * 1024
 """Larger blocks are hashed on a thread."""
-AT_ONCE: Final = 3
-"""Providers that are asked for one block at the same time, at most."""
 DENIED_SECONDS: Final = 60.0
 """How long it is remembered that a provider does not have a block, or does not give it."""
 DENIED_ENTRIES: Final = 16_384
@@ -42,8 +40,8 @@ ROUTED_PROVIDERS: Final = 8
 """Gateways that a router named and that are kept."""
 RETRY_DELAY: Final = 0.5
 """Seconds before the second round; each one more waits so much longer."""
-BUSY_SECONDS: Final = 30.0
-"""How long a provider that is busy, and does not say until when, is left alone."""
+HELD_TIMEOUT: Final = 5.0
+"""Seconds in which a provider on this machine must give what it holds; then it hangs, and the others are asked."""
 
 
 class Router(Protocol):
@@ -69,23 +67,6 @@ class Fetched:
 
 
 @dataclass(eq=False)
-class _Known:
-    """A provider, and what is under way with it: `runs` are at most half of all, since they wait for their readers."""
-
-    provider: Provider
-    slots: asyncio.Semaphore
-    runs: asyncio.Semaphore
-    health: Health = field(default_factory=Health)
-
-
-@dataclass(eq=False)
-class _Attempt:
-    known: _Known
-    began: float | None = None
-    """When it was asked; None while it waits for a slot."""
-
-
-@dataclass(eq=False)
 class _Flight:
     task: asyncio.Task[Fetched]
     waiting: int = 0
@@ -107,15 +88,14 @@ class Retriever:
         self._executor = executor
         self._router = router
         self._known = [self._know(provider) for provider in providers]
-        self._routed: LRUCache[str, _Known] = LRUCache(ROUTED_PROVIDERS)
+        self._routed: LRUCache[str, Known] = LRUCache(ROUTED_PROVIDERS)
         self._flights: dict[CID, _Flight] = {}
         self._denied: TTLCache[tuple[str, bytes], tuple[type[IPFSStreamError], str]]
         self._denied = TTLCache(DENIED_ENTRIES, DENIED_SECONDS)
         self._closed = False
 
-    def _know(self, provider: Provider) -> _Known:
-        requests = self.settings.max_requests
-        return _Known(provider, asyncio.Semaphore(requests), asyncio.Semaphore(requests // 2))
+    def _know(self, provider: Provider) -> Known:
+        return Known(provider, self.settings.max_requests)
 
     async def get(self, cid: CID) -> Fetched:
         """A verified block.
@@ -152,7 +132,7 @@ class Retriever:
             del self._flights[cid]
 
     async def _fetch(self, cid: CID) -> Fetched:
-        trouble: dict[str, IPFSStreamError] = {}
+        trouble: Trouble = {}
         found = await self._held(cid, trouble)
         if found is not None:
             return found
@@ -161,109 +141,81 @@ class Retriever:
         for number in range(self.settings.max_retries + 1):
             if number:
                 await asyncio.sleep(RETRY_DELAY * number * random.uniform(0.8, 1.2))  # noqa: S311  # jitter
-            found = await self._race(cid, self._usable(cid, among), trouble)
+            found = await self._race(cid, among, trouble)
             if found is None and not number:
                 others = [known for known in await self._routes(cid) if known not in proven]
                 among += others
-                found = await self._race(cid, self._usable(cid, others), trouble)
+                found = await self._race(cid, others, trouble)
             if found is not None:
                 return found
-            if not self._usable(cid, among):  # all have said no, or rest
+            if not self._usable(cid, among, trouble):  # all have said no, or took all of their time, or rest
                 break
         raise self._error(cid, among, trouble)
 
-    async def _held(self, cid: CID, trouble: dict[str, IPFSStreamError]) -> Fetched | None:
+    async def _race(self, cid: CID, among: Sequence[Known], trouble: Trouble) -> Fetched | None:
+        return await race(self._usable(cid, among, trouble), partial(self._ask, cid), self._patience, trouble)
+
+    async def _held(self, cid: CID, trouble: Trouble) -> Fetched | None:
         """From a provider on this machine that has it at hand."""
         for known in self._known:
-            if not known.provider.near or known.health.resting:
+            if not known.provider.near:
                 continue
-            began = known.health.clock()
-            try:
-                async with known.slots:
-                    data = await known.provider.get_held(cid)
-                if data is not None:
-                    await self._verify(cid, data)
-                    known.health.answered(None)
-                    return Fetched(cid, data, known.provider.name, held=True)
-            except IPFSStreamError as error:
-                self._note(known, cid, error, began)
-                trouble[known.provider.name] = error
+            async with known.held:
+                if known.health.resting:
+                    continue
+                began = known.health.clock()
+                try:
+                    async with within(HELD_TIMEOUT, "what it holds itself"):
+                        data = await known.provider.get_held(cid)
+                    if data is not None:
+                        await self._verify(cid, data)
+                        known.health.answered(None)
+                        return Fetched(cid, data, known.name, held=True)
+                except Exception as error:  # noqa: BLE001  # noted, and the others are asked
+                    ours = as_ours(error, known.name)
+                    if isinstance(ours, RetrievalTimeoutError):
+                        ours = UnreachableError(str(ours))
+                    self._note(known, cid, ours, began)
+                    trouble[known.name] = ours
         return None
 
-    def _usable(self, cid: CID, among: Sequence[_Known]) -> list[_Known]:
+    def _usable(self, cid: CID, among: Sequence[Known], trouble: Trouble) -> list[Known]:
         """Those that can be asked for a block now, the most promising first."""
         key = cid.multihash
         usable = [
             known
             for known in among
-            if not known.health.resting and (known.provider.name, key) not in self._denied
+            if known.health.usable
+            and (known.name, key) not in self._denied
+            and (known.name not in trouble or is_worth_another_try(trouble[known.name]))
         ]
         return sorted(usable, key=lambda known: known.health.score)
 
-    async def _race(
-        self, cid: CID, runners: list[_Known], trouble: dict[str, IPFSStreamError]
-    ) -> Fetched | None:
-        """The first right block; another provider is asked whenever one fails or takes long."""
-        todo = runners[::-1]
-        running: dict[asyncio.Task[Fetched], _Attempt] = {}
-        try:
-            while running or todo:
-                patience = None
-                if todo and len(running) < AT_ONCE:
-                    attempt = _Attempt(todo.pop())
-                    task = asyncio.create_task(self._ask(attempt, cid), name=f"ask for {cid}")
-                    running[task] = attempt
-                    if todo and len(running) < AT_ONCE:
-                        patience = self._patience(attempt.known)
-                done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                found = [
-                    task.result() for task in done if self._ended(running.pop(task).known, task, trouble)
-                ]
-                if found:
-                    self._overtaken(running.values())
-                    return found[0]
-            return None
-        finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.wait(running)
-
-    def _ended(self, known: _Known, task: asyncio.Task[Fetched], trouble: dict[str, IPFSStreamError]) -> bool:
-        """Whether an attempt gave the block; if not, what went wrong is kept."""
-        error = task.exception()
-        if error is None:
-            return True
-        if not isinstance(error, IPFSStreamError):
-            raise error
-        trouble[known.provider.name] = error
-        return False
-
-    def _overtaken(self, attempts: Iterable[_Attempt]) -> None:
-        for attempt in attempts:
-            if attempt.began is not None:
-                health = attempt.known.health
-                health.overtaken(health.clock() - attempt.began)
-
-    def _patience(self, known: _Known) -> float:
+    def _patience(self, known: Known) -> float:
         """Seconds that a provider has before another one is asked as well."""
         usual, latency = self.settings.hedge_after, known.health.latency
         return usual if latency is None else min(max(2 * latency, usual / 4), usual * 4)
 
-    async def _ask(self, attempt: _Attempt, cid: CID) -> Fetched:
-        known = attempt.known
+    async def _ask(self, cid: CID, attempt: Attempt) -> Fetched:
+        known, health = attempt.known, attempt.known.health
+        limit = self.settings.answer_timeout + self.settings.block_timeout
         async with known.slots:
-            if known.health.resting:  # since another request that it had before this one
-                raise _left_alone(known.health)
-            attempt.began = began = known.health.clock()
+            if not health.usable:  # since another request that it had before this one
+                raise _left_alone(health)
+            attempt.began = began = health.clock()
             try:
-                data = await known.provider.get(cid)
-                await self._verify(cid, data)
-            except IPFSStreamError as error:
-                self._note(known, cid, error, began)
-                raise
-        known.health.answered(known.health.clock() - began)
-        return Fetched(cid, data, known.provider.name)
+                with health.asked():
+                    async with within(limit, "the block"):
+                        data = await known.provider.get(cid)
+                    await self._verify(cid, data)
+            except Exception as error:
+                ours = as_ours(error, known.name)
+                self._note(known, cid, ours, began)
+                if ours is error:
+                    raise
+                raise ours from error
+        health.answered(health.clock() - began)
+        return Fetched(cid, data, known.name)
 
     async def _verify(self, cid: CID, data: bytes) -> None:
         if len(data) <= HASH_ON_LOOP_BYTES:
@@ -271,29 +223,22 @@ class Retriever:
         else:
             await asyncio.get_running_loop().run_in_executor(self._executor, cid.verify, data)
 
-    def _note(self, known: _Known, cid: CID, error: IPFSStreamError, began: float) -> None:
+    def _note(self, known: Known, cid: CID, error: IPFSStreamError, began: float) -> None:
         """Let the error of a request that began then count."""
-        health = known.health
         if isinstance(error, NotFoundError | RefusedError):
-            self._denied[known.provider.name, cid.multihash] = type(error), str(error)
-        if isinstance(error, NotFoundError):
-            health.has_not()
-        elif isinstance(error, CorruptContentError):
-            health.wrong_bytes(str(error))
-        elif isinstance(error, BusyError):
-            health.busy(str(error), BUSY_SECONDS if error.retry_after is None else error.retry_after)
-        else:
-            health.failure(str(error), unreachable=isinstance(error, UnreachableError), began=began)
+            self._denied[known.name, cid.multihash] = type(error), str(error)
+        known.health.note(error, about=cid.multihash, began=began)
 
-    async def _routes(self, cid: CID) -> list[_Known]:
+    async def _routes(self, cid: CID) -> list[Known]:
         """Gateways that a router names for a block."""
         if self._router is None:
             return []
         try:
             urls = await self._router.providers(cid)
-        except IPFSStreamError:
+        except Exception as error:  # noqa: BLE001  # a router only helps
+            as_ours(error, "the router")
             return []
-        own = {known.provider.name for known in self._known}
+        own = {known.name for known in self._known}
         named, dropped = [], []
         for url in urls[:ROUTED_PROVIDERS]:
             if url in own:
@@ -308,13 +253,11 @@ class Retriever:
             await known.provider.close()
         return named
 
-    def _error(
-        self, cid: CID, among: Sequence[_Known], trouble: dict[str, IPFSStreamError]
-    ) -> IPFSStreamError:
+    def _error(self, cid: CID, among: Sequence[Known], trouble: Trouble) -> IPFSStreamError:
         """Who was asked and what came of it, and who was not and why."""
         told = {}
         for known in among:
-            name, resting = known.provider.name, known.health.resting
+            name, resting = known.name, known.health.resting
             error = trouble.get(name)
             if error is None and (name, cid.multihash) in self._denied:
                 kind, text = self._denied[name, cid.multihash]
@@ -322,7 +265,7 @@ class Retriever:
             if error is not None:
                 again = f" (asked again in {resting:.0f} s)" if resting else ""
                 told[name] = error, f"{error}{again}"
-            elif resting:
+            elif not known.health.usable:
                 error = _left_alone(known.health)
                 told[name] = error, str(error)
         errors = [error for error, _ in told.values()]
@@ -342,8 +285,8 @@ class Retriever:
         From `provider`, or the most promising one that can. Raises RetrievalError where it breaks off, and where
         there is none, or none that has not enough of them under way.
         """
-        for known in self._usable(cid, [*self._known, *self._routed.values()]):
-            name = known.provider.name
+        for known in self._usable(cid, [*self._known, *self._routed.values()], {}):
+            name = known.name
             blocks = None
             if not self._closed and provider in {None, name} and not known.runs.locked():
                 blocks = known.provider.run(cid, start, stop)
@@ -355,16 +298,17 @@ class Retriever:
                     async for block in blocks:
                         await self._verify(block.cid, block.data)
                         yield Fetched(block.cid, block.data, name)
-            except IPFSStreamError as error:
-                self._note(known, cid, error, began)
-                raise RetrievalError(f"{name} broke off: {error}") from error
+            except Exception as error:
+                ours = as_ours(error, name)
+                self._note(known, cid, ours, began)
+                raise RetrievalError(f"{name} broke off: {ours}") from error
             return
         raise RetrievalError(f"nobody sends {cid} in one piece")
 
     def describe(self) -> list[dict[str, Any]]:
         """Every provider with its health: name, kind, and what Health.describe tells."""
         return [
-            {"name": known.provider.name, "kind": known.provider.kind, **known.health.describe()}
+            {"name": known.name, "kind": known.provider.kind, **known.health.describe()}
             for known in (*self._known, *self._routed.values())
         ]
 
@@ -383,4 +327,6 @@ class Retriever:
 
 
 def _left_alone(health: Health) -> RetrievalError:
-    return RetrievalError(f"it is left alone for {health.resting:.0f} s more, since {health.reason}")
+    if health.resting:
+        return RetrievalError(f"it is left alone for {health.resting:.0f} s more, since {health.reason}")
+    return RetrievalError(f"it is asked for one block at a time, since {health.reason}")

@@ -21,14 +21,9 @@ from yarl import URL
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.retrieval.health import Health
 from ipfs_stream_nb.content.retrieval.http import HTTPSource, is_inner
+from ipfs_stream_nb.content.retrieval.provider import as_ours
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
-from ipfs_stream_nb.errors import (
-    BusyError,
-    IPFSStreamError,
-    NotFoundError,
-    RetrievalError,
-    UnreachableError,
-)
+from ipfs_stream_nb.errors import IPFSStreamError, NotFoundError, RetrievalError
 
 MAX_GATEWAYS: Final = 16
 """Gateways that are taken of one answer; what follows is not read."""
@@ -41,8 +36,6 @@ FOUND_SECONDS: Final = 300.0
 NOTHING_SECONDS: Final = 60.0
 """How long it is remembered that nobody was found, or no router answered."""
 REMEMBERED: Final = 4096
-BUSY_SECONDS: Final = 30.0
-"""How long a router that is busy, and does not say until when, is left alone."""
 GATEWAY_PROTOCOL: Final = "transport-ipfs-gateway-http"
 _NDJSON: Final = "application/x-ndjson"
 _JSON: Final = "application/json"
@@ -72,7 +65,7 @@ class DelegatedRouter(HTTPSource):
             f"routing/v1/providers/{cid.v1()}", _FILTER, {"Accept": f"{_NDJSON}, {_JSON};q=0.9"}
         )
         try:
-            async with request as response:
+            async with self.questions, request as response:
                 if response.content_type == _NDJSON:
                     await self._read_lines(response, urls)
                 else:
@@ -102,7 +95,8 @@ class DelegatedRouter(HTTPSource):
         self._take(_json(buffer), urls)
 
     def _take(self, provider: Any, urls: list[str]) -> None:
-        urls.extend(url for url in gateways_of(provider, inner=self.is_inner) if url not in urls)
+        inner = self.is_inner and self.settings.allow_inner_providers
+        urls.extend(url for url in gateways_of(provider, inner=inner) if url not in urls)
 
     async def ipns_record(self, name: str) -> bytes:
         """The signed record of an IPNS name in base 36, not verified; raises as HTTPSource.request does."""
@@ -121,8 +115,9 @@ def _json(text: bytes) -> Any:
 def gateways_of(provider: Any, *, inner: bool = False) -> list[str]:
     """Base URLs of the trustless gateway in a record of the peer schema; none where it is no such gateway.
 
-    Only https and public addresses, so that a router cannot send this server into its own network, nor tell others on
-    the way what is read; a router of the inner network (`inner`) may name http and its neighbours, too.
+    Only https and public addresses, so that nobody who is named can send this server into its own network, nor tell
+    others on the way what is read; with `inner` all may be named. And only a whole site: a path of a stranger's choice
+    could mean anything there.
     """
     if not isinstance(provider, dict) or provider.get("Schema") != "peer":
         return []
@@ -155,7 +150,11 @@ def _base_url(address: str) -> URL | None:
     except ValueError:
         return None
     plain = (
-        url.scheme in {"http", "https"} and url.host and not (url.query_string or url.fragment or url.user)
+        url.scheme in {"http", "https"}
+        and url.host
+        and "@" not in address
+        and url.raw_path in {"", "/"}
+        and not (url.query_string or url.fragment)
     )
     return url if plain else None
 
@@ -184,7 +183,7 @@ class DelegatedRouting:
         asking = {
             asyncio.create_task(_ask(router, cid), name=f"route {cid}")
             for router in self.routers
-            if not router.health.resting
+            if router.health.usable
         }
         try:
             while asking:
@@ -207,14 +206,12 @@ class DelegatedRouting:
 
 async def _ask(router: DelegatedRouter, cid: CID) -> list[str]:
     """What one router says; nothing where it fails, which counts."""
-    start = time.monotonic()
+    health, began = router.health, router.health.clock()
     try:
-        urls = await router.providers(cid)
-    except BusyError as error:
-        router.health.busy(str(error), BUSY_SECONDS if error.retry_after is None else error.retry_after)
-    except IPFSStreamError as error:
-        router.health.failure(str(error), unreachable=isinstance(error, UnreachableError))
-    else:
-        router.health.answered(time.monotonic() - start)
-        return urls
-    return []
+        with health.asked():
+            urls = await router.providers(cid)
+    except Exception as error:  # noqa: BLE001  # noted, and the others are asked
+        health.note(as_ours(error, router.name), about=cid.multihash, began=began)
+        return []
+    health.answered(health.clock() - began)
+    return urls

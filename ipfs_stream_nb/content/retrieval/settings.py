@@ -34,6 +34,8 @@ class RetrievalSettings:
     """Until an answer must begin: a gateway may have to look for the block itself."""
     stall_timeout: float = 10.0
     """In which the next bytes of an answer must come."""
+    block_timeout: float = 60.0
+    """In which the whole of a block must come, once its answer has begun: 2 MiB at 35 KiB/s."""
     hedge_after: float = 1.0
     """Without an answer for so long, a second provider is asked as well, and the first answer is taken; a provider
     whose usual answer takes longer or shorter than this moves it, between a quarter and four times."""
@@ -41,6 +43,9 @@ class RetrievalSettings:
     """Rounds through the providers that failed in passing, before a block is given up."""
     max_requests: int = 8
     """Requests to one provider at once."""
+    allow_inner_providers: bool = False
+    """Whether a router of the inner network may name gateways there, and ones without TLS. Such a router, as Kubo's
+    is, passes on what strangers announce, who could have this server send requests to its neighbours."""
 
     def __post_init__(self) -> None:
         for url in (*self.gateways, *self.routers):
@@ -61,11 +66,19 @@ def _urls(text: str) -> tuple[str, ...]:
 
 
 def check_url(url: str) -> None:
-    """Raise BadRequestError for what is not the base URL of an HTTP service."""
+    """Raise BadRequestError for what is not the base URL of an HTTP service.
+
+    Names of sources are shown to users and kept beside blocks, so that no URL may hold a secret.
+    """
+    if "@" in url:
+        raise BadRequestError(
+            "the URL of a gateway or router has a user name or password in it, which all users would see: leave it out"
+        )
     try:
         parts = URL(url)
         good = parts.scheme in {"http", "https"} and bool(parts.host) and not parts.query_string
     except ValueError:
         good = False
     if not good:
-        raise BadRequestError(f"{url!r} is not the base URL of a gateway or router; https://ipfs.io is one")
+        shown = url.partition("?")[0]  # there may be a secret in what follows
+        raise BadRequestError(f"{shown!r} is not the base URL of a gateway or router; https://ipfs.io is one")

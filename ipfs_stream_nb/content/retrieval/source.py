@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.retrieval.provider import as_ours
 from ipfs_stream_nb.content.store_source import StoreSource, StoreThreads
-from ipfs_stream_nb.errors import CorruptContentError, IPFSStreamError, NotFoundError
+from ipfs_stream_nb.errors import CorruptContentError, NotFoundError
 
 if TYPE_CHECKING:
     from ipfs_stream_nb.content.retrieval.retriever import Fetched, Retriever
@@ -64,11 +65,15 @@ class Keeper:
             return
         self._waiting[key] = block
         self._waiting_bytes += len(block.data)
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write_all(), name="keep fetched blocks")
+        self._start_writing()
         while self._waiting_bytes > WAITING_BYTES:
+            self._start_writing()
             self._written.clear()
             await self._written.wait()
+
+    def _start_writing(self) -> None:
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_all(), name="keep fetched blocks")
 
     async def _write_all(self) -> None:
         loop = asyncio.get_running_loop()
@@ -79,12 +84,13 @@ class Keeper:
                 await loop.run_in_executor(
                     self._executor.commits, self._store.cache, blocks, batch[0].provider
                 )
-            except IPFSStreamError as error:
-                _log.warning("fetched blocks could not be kept: %s", error)
-            for kept in batch:
-                del self._waiting[kept.cid.multihash]
-                self._waiting_bytes -= len(kept.data)
-            self._written.set()
+            except Exception as error:  # noqa: BLE001  # logged where it is none of ours
+                _log.warning("fetched blocks could not be kept: %s", as_ours(error, "the store"))
+            finally:  # whatever happens: readers wait for it
+                for kept in batch:
+                    del self._waiting[kept.cid.multihash]
+                    self._waiting_bytes -= len(kept.data)
+                self._written.set()
 
     def _next_batch(self) -> list[Fetched]:
         """Blocks of one provider, of at most BATCH_BYTES unless one alone has more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.ipns.resolver import NameResolver, ResolvedName
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.errors import BadRequestError
@@ -15,20 +14,23 @@ from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
 class NamedHandler(StreamingHandler):
     """Resolves the name, once for the whole request, and has the policy asked about the root that it stands for.
 
-    Capability tokens are for CIDs: they open no name, which may stand for something else tomorrow.
+    Others are asked for it, so that it takes one of the server's slots and its time, and ends with the client: methods
+    call `find` inside of `serving`, before all else. Capability tokens are for CIDs: they open no name, which may stand
+    for something else tomorrow.
     """
 
-    resolved: ResolvedName | None = None
+    asks_later = True
 
-    async def subject(self) -> CID:
-        """The root of what the name stands for at this time."""
+    async def find(self) -> ResolvedName:
+        """What the name stands for at this time, where the policy lets the user read it."""
         names: NameResolver | None = getattr(await self.node(), "names", None)
         if names is None:
             raise BadRequestError(
                 "this server's node resolves no names: that needs a gateway, a router or a Kubo daemon"
             )
-        self.resolved = await names.resolve(self.path_args[0].partition("/")[0])
-        return parse_path(self.resolved.path)[0]
+        found = await names.resolve(self.path_args[0].partition("/")[0])
+        await self.context.policy.require(self.user, Action.READ, parse_path(found.path)[0])
+        return found
 
 
 class NameHandler(NamedHandler):
@@ -37,10 +39,14 @@ class NameHandler(NamedHandler):
     @access(Action.READ)
     async def get(self, name: str) -> None:
         """Answer with what there is to know of a name."""
-        found = self.resolved
-        assert found is not None  # noqa: S101  # no method runs before its subject is known
-        self.send_json({"name": name, "path": found.path, "ttl": found.ttl, "stale": found.stale})
+        async with self.serving(self.context.limits.answer_timeout):
+            found = await self.find()
+            self.send_json({"name": name, "path": found.path, "ttl": found.ttl, "stale": found.stale})
 
 
 class NamedContentHandler(NamedHandler, GatewayHandler):
     """/ipns/{name}[/path]: what is below it, as below /ipfs/."""
+
+    async def _answer(self) -> None:
+        self.resolved = await self.find()
+        await super()._answer()

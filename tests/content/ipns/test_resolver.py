@@ -14,7 +14,7 @@ from ipfs_stream_nb.content.ipns import record as record_module
 from ipfs_stream_nb.content.ipns import resolver as resolver_module
 from ipfs_stream_nb.content.ipns.name import Name
 from ipfs_stream_nb.content.ipns.record import verify
-from ipfs_stream_nb.content.ipns.resolver import MAX_DEPTH, NameResolver
+from ipfs_stream_nb.content.ipns.resolver import MAX_DEPTH, MAX_QUESTIONS, NameResolver
 from ipfs_stream_nb.content.kubo.discovery import find_kubo
 from ipfs_stream_nb.content.kubo.rpc import KuboRPC
 from ipfs_stream_nb.content.retrieval.gateway import TrustlessGateway
@@ -355,6 +355,54 @@ async def test_silence_has_an_end(monkeypatch):
     silent.gate = asyncio.Event()
     with pytest.raises(RetrievalTimeoutError, match="source: no answer"):
         await NameResolver(None, [silent]).resolve(str(Owner().name))
+
+
+async def test_a_chain_has_an_end_too(monkeypatch):
+    """Each step takes less than its own limit, and all of them have one together."""
+    monkeypatch.setattr(resolver_module, "CHAIN_LIMIT", 0.2)
+    owners = [Owner() for _ in range(20)]
+    records = {
+        str(owner.name): owner.record(f"/ipns/{following.name}")
+        for owner, following in zip(owners, [*owners[1:], Owner()], strict=True)
+    }
+
+    class Slow(Source):
+        async def ipns_record(self, name: str) -> bytes:
+            await asyncio.sleep(0.05)
+            return await super().ipns_record(name)
+
+    slow = Slow(records.__getitem__)
+    before = asyncio.all_tasks()
+    with pytest.raises(RetrievalTimeoutError, match=r"was not resolved in 0\.2 s"):
+        await NameResolver(None, [slow]).resolve(str(owners[0].name))
+    assert len(slow.asked) < 8
+    assert asyncio.all_tasks() == before
+
+
+async def test_questions_at_once_are_few():
+    """Of a flood of names some are asked for, and the others wait; whoever leaves leaves nothing."""
+    source = Source(b"")
+    source.gate = asyncio.Event()
+    before = asyncio.all_tasks()
+    names = NameResolver(None, [source])
+    callers = [asyncio.create_task(names.resolve(str(Owner().name))) for _ in range(100)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(source.asked) == MAX_QUESTIONS
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_surprise_of_one_source_is_not_that_of_the_others(caplog):
+    """The log has the traceback, and the others' records count."""
+    owner = Owner()
+    sources = [Source(OverflowError()), Source(owner.record(VALUE), "good")]
+    assert (await NameResolver(None, sources).resolve(str(owner.name))).path == VALUE
+    with pytest.raises(RetrievalError, match="OverflowError"):
+        await NameResolver(None, sources[:1]).resolve(str(owner.name))
+    assert {record.exc_info[0] for record in caplog.records} == {OverflowError}
 
 
 async def test_names_of_names():

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from contextlib import aclosing
 
+import pytest
+
+from ipfs_stream_nb.content import unixfs
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.car import CarBlock
-from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.cid import CID, DAG_PB
+from ipfs_stream_nb.content.dag_pb import PBLink
 from ipfs_stream_nb.content.reading import ReadingNode
 from ipfs_stream_nb.content.retrieval import ahead
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
+from ipfs_stream_nb.content.unixfs import UnixFSNode, UnixFSType
 from providers import StoreProvider
 
 LEAF = 256 * 1024
@@ -123,8 +130,8 @@ async def test_short_reads_in_a_row_are_fetched_ahead(tmp_path, far, content):
         while at < 4_000_000:
             assert await node.read(cid, at, 65_536) == data[at : at + 65_536]
             at += 65_536
-        (task,) = [task for task in asyncio.all_tasks() if task.get_name().startswith("read ahead")]
-        await task
+        running = [task for task in asyncio.all_tasks() if task.get_name().startswith("read ahead")]
+        await asyncio.gather(*running)  # there is none where it was quicker than the last read
         asked = len(provider.asked)
         assert await node.read(cid, at, 65_536) == data[at : at + 65_536]
         assert len(provider.asked) == asked
@@ -134,6 +141,124 @@ async def test_short_reads_in_a_row_are_fetched_ahead(tmp_path, far, content):
             for task in asyncio.all_tasks()
             if task.get_name().startswith("read ahead") and not task.cancelling()
         ]
+
+
+class Endless(StoreProvider):
+    """Begins a run, and then sends one of its blocks for ever."""
+
+    taken = 0
+
+    async def _run(self, cid, start, stop):
+        async with aclosing(super()._run(cid, start, stop)) as blocks:
+            yield await anext(blocks)
+            block = await anext(blocks)
+        while True:
+            self.taken += 1
+            yield block
+
+
+async def test_a_run_that_repeats_itself_is_left(tmp_path, far, content):
+    """A right block that is sent without end is taken a few times; reading goes on block by block."""
+    cid, data = content
+    provider = Endless(far, runs=True)
+    async with open_near(tmp_path, provider) as node:
+        async with asyncio.timeout(20):
+            assert b"".join([piece async for piece in node.cat(cid)]) == data
+    assert 0 < len(provider.run_ranges) <= ahead.RUN_ATTEMPTS
+    assert provider.taken <= (ahead.REPEATS + 2) * len(provider.run_ranges)
+
+
+async def test_a_run_that_brings_nothing_is_waited_for_once(tmp_path, far, content):
+    """One wait in vain ends it, and the next run is far away."""
+    cid, data = content
+
+    class Silent(StoreProvider):
+        async def _run(self, _cid, start, stop):
+            self.run_ranges.append((start, stop))
+            await asyncio.Event().wait()
+            yield
+
+    provider = Silent(far, runs=True)
+    settings = RetrievalSettings((), (), hedge_after=0.3)
+    store = BlockStore.open(tmp_path / "near", min_free=0)
+    async with ReadingNode(store, Retriever([provider], settings)) as node:
+        waits = []
+        arrival = ahead._Run.arrival
+
+        async def timed(self, cid):
+            start = asyncio.get_running_loop().time()
+            came = await arrival(self, cid)
+            waits.append(asyncio.get_running_loop().time() - start)
+            return came
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ahead._Run, "arrival", timed)
+            assert b"".join([piece async for piece in node.cat(cid)]) == data
+    assert len(provider.run_ranges) == 1
+    assert sum(wait > 0.2 for wait in waits) <= ahead.WINDOW[0][1]
+
+
+class Given:
+    """A provider of one run of these blocks, which come all at once."""
+
+    kind, near, name = "gateway", False, "given"
+
+    def __init__(self, blocks):
+        self.blocks = blocks
+        self.taken = 0
+        self.turn = 0
+        """To be set to the number of the event loop's turn."""
+        self.turns = Counter()
+        """Blocks that were taken in each turn."""
+
+    async def run(self, _cid, _start, _stop):
+        for block in self.blocks:
+            self.taken += 1
+            self.turns[self.turn] += 1
+            yield block
+
+    async def close(self):
+        pass
+
+
+def tree_of(leaves):
+    """A file of these leaves, as the blocks of a run."""
+    blocks = [CarBlock(CID.of(leaf), leaf) for leaf in leaves]
+    links = tuple(PBLink(block.cid, "", len(block.data)) for block in blocks)
+    sizes = tuple(len(leaf) for leaf in leaves)
+    node = UnixFSNode(UnixFSType.FILE, file_size=sum(sizes), block_sizes=sizes, links=links)
+    data = unixfs.encode(node)
+    return [CarBlock(CID.of(data, DAG_PB), data), *blocks]
+
+
+async def test_a_run_of_tiny_blocks_leaves_others_their_turn(tmp_path):
+    """Two thousand that come at once: the event loop turns meanwhile."""
+    blocks = tree_of([b"%d" % number for number in range(2000)])
+    store = BlockStore.open(tmp_path / "near", min_free=0)
+    provider = Given(blocks)
+    async with ReadingNode(store, Retriever([provider], SETTINGS)) as node:
+        run = ahead._Run(node._fetching, blocks[0].cid, 0, 10_000, "given")
+        while not run._task.done():
+            provider.turn += 1
+            await asyncio.sleep(0)
+        assert run._came == len(blocks)
+        assert max(provider.turns.values()) <= 20
+        await run.close()
+
+
+async def test_tiny_blocks_count_for_more_than_their_bytes(tmp_path, monkeypatch):
+    """A run of them waits for its reader, too."""
+    monkeypatch.setattr(ahead, "RUN_AHEAD", 100 * ahead.SECTION_BYTES)
+    blocks = tree_of([b"%d" % number for number in range(2000)])
+    provider = Given(blocks)
+    store = BlockStore.open(tmp_path / "near", min_free=0)
+    async with ReadingNode(store, Retriever([provider], SETTINGS)) as node:
+        run = ahead._Run(node._fetching, blocks[0].cid, 0, 10_000_000, "given")
+        run.advance(len(blocks[0].data))
+        await asyncio.wait([run._task], timeout=0.3)
+        assert not run._task.done()
+        assert provider.taken <= 102
+        await run.close()
 
 
 async def test_random_reads_are_not_followed(tmp_path, far, content):

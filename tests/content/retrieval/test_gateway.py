@@ -12,10 +12,13 @@ import time
 import pytest
 
 from fault_proxy import Fault, FaultProxy
+from ipfs_stream_nb.content.car import CarDecoder, encode_header, encode_section
 from ipfs_stream_nb.content.cid import CID, RAW
 from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
+from ipfs_stream_nb.content.retrieval import gateway as module
 from ipfs_stream_nb.content.retrieval.gateway import TrustlessGateway
 from ipfs_stream_nb.content.retrieval.http import MAX_RETRY_AFTER, is_inner
+from ipfs_stream_nb.content.retrieval.provider import FoundNowhereError, StalledError, TooSlowError
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
     BusyError,
@@ -27,7 +30,7 @@ from ipfs_stream_nb.errors import (
     UnreachableError,
 )
 
-QUICK = RetrievalSettings(answer_timeout=0.5, stall_timeout=0.5, connect_timeout=2)
+QUICK = RetrievalSettings(answer_timeout=0.5, stall_timeout=0.5, block_timeout=1, connect_timeout=2)
 
 
 @pytest.fixture
@@ -82,14 +85,15 @@ async def test_a_run_has_the_blocks_of_a_range(gateway, kubo):
         (Fault(status=429), BusyError),
         (Fault(status=503, headers={"Retry-After": "7"}), BusyError),
         (Fault(status=503), RetrievalError),
-        (Fault(status=504), RetrievalError),
+        (Fault(status=504), FoundNowhereError),
         (Fault(status=500), RetrievalError),
         (Fault(status=401), RefusedError),
         (Fault(status=403), RefusedError),
         (Fault(status=451), RefusedError),
         (Fault(status=206, body=b"part"), RetrievalError),
         (Fault(delay=1), RetrievalTimeoutError),
-        (Fault(stall=1000), RetrievalTimeoutError),
+        (Fault(stall=1000), StalledError),
+        (Fault(drip=0.02), TooSlowError),
         (Fault(cut=1000), RetrievalError),
         (Fault(cut=0), RetrievalError),
         (Fault(refuse=True), RetrievalError),
@@ -148,6 +152,11 @@ async def test_a_run_that_is_cut_says_so(gateway, proxy, kubo):
         ("99999", MAX_RETRY_AFTER),
         (email.utils.formatdate(time.time() + 300, usegmt=True), pytest.approx(300, abs=200)),
         ("soon", None),
+        ("9" * 400, MAX_RETRY_AFTER),
+        ("9" * 5000, MAX_RETRY_AFTER),
+        ("-" + "9" * 400, 0),
+        ("Fri, 31 Dec 99999999999 23:59:59 GMT", None),
+        ("Mon, 01 Jan 2030 00:00:00 +99999999999999", None),
     ],
 )
 async def test_retry_after_is_seconds_or_a_date(gateway, proxy, block, value, seconds):
@@ -176,6 +185,41 @@ async def test_redirects_end(gateway, proxy, block):
     assert len(proxy.requests) == 6
 
 
+async def test_redirects_have_one_deadline(gateway, proxy, block):
+    """One that sends us on and on, each time in good time, has no more time than one that does not answer."""
+    proxy.rule = lambda request: Fault(delay=0.2, status=302, headers={"Location": request.path})
+    with pytest.raises(RetrievalTimeoutError):
+        await gateway.get(block[0])
+    assert len(proxy.requests) <= 3
+
+
+async def test_a_trickle_of_anything_has_an_end(gateway, proxy, block):
+    """What is no block has the time that an answer has to begin, however steadily its bytes come."""
+    proxy.rule = lambda _: Fault(drip=0.02)
+    async with gateway.request(f"ipfs/{block[0]}", {"format": "raw"}, {}) as response:
+        with pytest.raises(TooSlowError, match=r"all of a list was not there after 0.5 s"):
+            await gateway.read(response, 1 << 20, "a list")
+
+
+async def test_a_car_is_taken_apart_in_small_parts(gateway, proxy, monkeypatch):
+    """A MiB of the smallest sections is thousands of blocks: nothing else runs while one part is read."""
+    blocks = [b"%d" % number for number in range(20_000)]
+    root = CID.of(blocks[0], RAW)
+    car = encode_header([root]) + b"".join(encode_section(CID.of(block, RAW), block) for block in blocks)
+    fed = []
+
+    class Watched(CarDecoder):
+        def feed(self, data):
+            fed.append(len(data))
+            return super().feed(data)
+
+    monkeypatch.setattr(module, "CarDecoder", Watched)
+    proxy.rule = lambda _: Fault(status=200, body=car)
+    assert [block.data async for block in gateway.run(root, 0, 10)] == blocks
+    assert sum(fed) == len(car)
+    assert max(fed) <= 64 * 1024
+
+
 INNER = [
     "127.0.0.1",
     "127.1",
@@ -196,6 +240,11 @@ INNER = [
     "[::ffff:127.0.0.1]",
     "[64:ff9b::7f00:1]",
     "[2002:7f00:1::]",
+    "[64:ff9b:1::7f00:1]",
+    "[::127.0.0.1]",
+    "[::808:808]",
+    "[::ffff:0:7f00:1]",
+    "[fec0::1]",
     "kubo",
     "box.local",
     "metadata.google.internal.",

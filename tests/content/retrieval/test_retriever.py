@@ -14,8 +14,10 @@ from fault_proxy import Fault, FaultProxy
 from ipfs_stream_nb.content.car import CarBlock
 from ipfs_stream_nb.content.cid import CID, RAW
 from ipfs_stream_nb.content.dag_pb import MAX_BLOCK
+from ipfs_stream_nb.content.retrieval import race
 from ipfs_stream_nb.content.retrieval import retriever as module
 from ipfs_stream_nb.content.retrieval.gateway import TrustlessGateway
+from ipfs_stream_nb.content.retrieval.provider import FoundNowhereError, StalledError
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
@@ -173,17 +175,108 @@ async def test_answers_that_come_together_are_all_taken_note_of():
 
 
 async def test_no_more_than_some_are_asked_at_once():
-    """Of five slow ones three are asked."""
+    """Of five three are asked, as long as they are not slow."""
     told = [Told(str(number)) for number in range(5)]
+    for one in told:
+        one.go.clear()
+    retriever = Retriever(told, RetrievalSettings((), (), hedge_after=0.3))
+    getting = asyncio.create_task(retriever.get(BLOCK))
+    await asyncio.gather(*(one.called.wait() for one in told[: race.AT_ONCE]))
+    await asyncio.wait([getting], timeout=0.1)
+    assert sum(one.asked for one in told) == race.AT_ONCE
+    told[1].go.set()
+    assert (await getting).provider == "1"
+    await retriever.close()
+
+
+async def test_slow_ones_do_not_keep_others_from_being_asked():
+    """Three that never come to an end give up their places; their requests go on, and could still be the first."""
+    told = [Told("1"), Told("2"), Told("3"), quick := Told("quick")]
     for one in told:
         one.go.clear()
     retriever = Retriever(told, HEDGING)
     getting = asyncio.create_task(retriever.get(BLOCK))
-    await asyncio.gather(*(one.called.wait() for one in told[: module.AT_ONCE]))
-    await asyncio.wait([getting], timeout=0.1)
-    assert sum(one.asked for one in told) == module.AT_ONCE
-    told[1].go.set()
-    assert (await getting).provider == "1"
+    await asyncio.wait_for(quick.called.wait(), 5)
+    assert not any(one.ended.is_set() for one in told)
+    quick.go.set()
+    assert (await getting).provider == "quick"
+    assert all(one.ended.is_set() for one in told)
+    await retriever.close()
+
+
+async def test_the_slowest_are_given_up():
+    """There are never more than some under way, and everybody gets their turn."""
+    told = [Told(str(number)) for number in range(10)]
+    for one in told:
+        one.go.clear()
+    retriever = Retriever(told, HEDGING)
+    getting = asyncio.create_task(retriever.get(BLOCK))
+    await asyncio.wait_for(told[-1].called.wait(), 5)
+    assert [one.ended.is_set() for one in told] == [True] * 4 + [False] * race.AT_MOST
+    told[-1].go.set()
+    assert (await getting).provider == "9"
+    await retriever.close()
+
+
+async def test_a_trickle_has_an_end():
+    """A provider that goes on and on is given up after the time of an answer and of a block, and not asked again."""
+    one = Told("one")
+    one.go.clear()
+    settings = RetrievalSettings((), (), answer_timeout=0.05, block_timeout=0.05)
+    retriever = Retriever([one], settings)
+    with pytest.raises(RetrievalTimeoutError, match=r"one: the block was not there after 0\.1 s"):
+        await retriever.get(BLOCK)
+    assert one.asked == 1
+    await retriever.close()
+
+
+class Surprise(Told):
+    """A provider with a fault that nobody thought of."""
+
+    async def get(self, cid):
+        await super().get(cid)
+        raise self.surprise
+
+    async def _run(self):
+        yield RUN[0]
+        raise self.surprise
+
+
+@pytest.mark.parametrize("surprise", [OverflowError("int too large"), asyncio.CancelledError()])
+async def test_a_surprise_is_the_failure_of_one_provider(surprise, caplog):
+    """The others are asked; it counts, and the log has the traceback."""
+    bad, good = Surprise("bad"), Told("good")
+    bad.surprise = surprise
+    retriever = Retriever([bad, good], SETTINGS)
+    assert (await retriever.get(BLOCK)).provider == "good"
+    if isinstance(surprise, Exception):
+        assert retriever.describe()[0]["failed"] == 1
+        (record,) = caplog.records
+        assert record.exc_info[1] is surprise
+        bad.blocks = RUN
+        with pytest.raises(RetrievalError, match="bad broke off"):
+            _ = [fetched async for fetched in retriever.run(RUN[0].cid, 0, 12)]
+        assert retriever.describe()[0]["failed"] == 2
+    await retriever.close()
+
+
+async def test_a_surprise_of_what_is_near_or_of_a_router_is_none_for_the_reader(caplog):
+    """Both only help."""
+
+    class Near(Told):
+        async def get_held(self, _cid):
+            raise OverflowError
+
+    class Lost(Routes):
+        async def providers(self, _cid):
+            raise OverflowError
+
+    near, good = Near("near", near=True), Told("good", NotFoundError("no"))
+    near.answer = NotFoundError("no")
+    retriever = Retriever([near, good], SETTINGS, router=Lost(""))
+    with pytest.raises(NotFoundError):
+        await retriever.get(BLOCK)
+    assert [record.exc_info[0] for record in caplog.records] == [OverflowError] * 2
     await retriever.close()
 
 
@@ -218,7 +311,7 @@ async def test_a_request_that_nobody_waits_for_is_ended():
 
 async def test_what_passes_is_tried_again():
     """A gateway that fails twice is asked three times."""
-    answers = [RetrievalError("HTTP 504"), RetrievalTimeoutError("late"), DATA]
+    answers = [FoundNowhereError("HTTP 504"), StalledError("it stopped"), DATA]
 
     def answer(_cid):
         found = answers.pop(0)
@@ -231,6 +324,91 @@ async def test_what_passes_is_tried_again():
     assert (await retriever.get(BLOCK)).data == DATA
     assert one.asked == 3
     await retriever.close()
+
+
+async def test_a_full_look_up_is_not_repeated():
+    """Offline with a Kubo that has no peers: after one time-out it is over, not after four."""
+    late, gone = Told("late", RetrievalTimeoutError("no answer in 15 s")), Told("gone", NotFoundError("no"))
+    retriever = Retriever([late, gone], SETTINGS)
+    with pytest.raises(RetrievalTimeoutError, match="late: no answer in 15 s"):
+        await retriever.get(BLOCK)
+    assert late.asked == 1
+    with pytest.raises(RetrievalTimeoutError):
+        await retriever.get(BLOCK)
+    assert late.asked == 2  # whoever asks anew is served anew
+    await retriever.close()
+
+
+@pytest.mark.parametrize("error", [FoundNowhereError("HTTP 504"), RetrievalTimeoutError("late")])
+async def test_what_nobody_has_takes_nothing_from_others(error):
+    """Twenty blocks that nobody has, one after the other: what the providers do have is still to be had."""
+
+    def answer(cid):
+        if cid != BLOCK:
+            raise error
+        return DATA
+
+    retriever = Retriever([Told("one", answer), Told("two", answer)], SETTINGS)
+    for number in range(20):
+        with pytest.raises((RetrievalError, RetrievalTimeoutError)):
+            await retriever.get(CID.of(b"%d" % number, RAW))
+    assert (await retriever.get(BLOCK)).data == DATA
+    await retriever.close()
+
+
+async def test_one_block_with_errors_takes_nothing_from_others():
+    """A provider that fails with one block, four times and more, is asked for the next one."""
+
+    def answer(cid):
+        if cid != BLOCK:
+            raise RetrievalError("HTTP 500")
+        return DATA
+
+    one = Told("one", answer)
+    retriever = Retriever([one], SETTINGS)
+    for _ in range(2):
+        with pytest.raises(RetrievalError):
+            await retriever.get(CID.of(b"other", RAW))
+    assert one.asked == 8
+    assert (await retriever.get(BLOCK)).data == DATA
+    await retriever.close()
+
+
+async def test_what_is_near_and_hangs_is_left(monkeypatch):
+    """It must give what it holds at once; the others are asked, and it is left alone for a while."""
+    monkeypatch.setattr(module, "HELD_TIMEOUT", 0.05)
+
+    class Hanging(Told):
+        async def get_held(self, _cid):
+            self.asked += 1
+            await asyncio.Event().wait()
+
+    near, far = Hanging("near", near=True), Told("far")
+    retriever = Retriever([near, far], SETTINGS)
+    for _ in range(2):
+        assert (await retriever.get(BLOCK)).provider == "far"
+    assert near.asked == 1
+    assert retriever.describe()[0]["state"] == "resting"
+    await retriever.close()
+
+
+async def test_what_is_held_does_not_wait_for_look_ups():
+    """All slots of a provider on this machine are taken by blocks that it looks for: what it holds is had at once."""
+    near = Told("near", near=True)
+    near.go.clear()
+    retriever = Retriever([near], SETTINGS)
+    looked_for = [
+        asyncio.create_task(retriever.get(CID.of(b"%d" % number, RAW)))
+        for number in range(SETTINGS.max_requests + 1)
+    ]
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert near.asked == SETTINGS.max_requests
+    near.held = DATA
+    assert (await asyncio.wait_for(retriever.get(BLOCK), 5)).held
+    await retriever.close()
+    await asyncio.wait(looked_for)
+    assert all(isinstance(task.exception(), RetrievalError) for task in looked_for)
 
 
 async def test_what_will_not_pass_is_not():
@@ -506,7 +684,6 @@ async def test_faulty_blocks_over_http_are_found_and_reading_goes_on(kubo, monke
         got = []
         for cid in numbers:
             retriever._known[1].health.overtaken(50.0)
-            retriever._known[0].health._failures = 0
             retriever._known[0].health._rest_until = 0
             got.append(await retriever.get(CID.parse(cid)))
         assert b"".join(found.data for found in got) == data

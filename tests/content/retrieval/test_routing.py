@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from aiohttp import web
@@ -18,6 +18,7 @@ from ipfs_stream_nb.content.cid import CID, RAW
 from ipfs_stream_nb.content.ipns.name import Name
 from ipfs_stream_nb.content.ipns.record import MAX_RECORD, MEDIA_TYPE, verify
 from ipfs_stream_nb.content.retrieval.gateway import TrustlessGateway
+from ipfs_stream_nb.content.retrieval.provider import TooSlowError
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
 from ipfs_stream_nb.content.retrieval.routing import (
     GATEWAY_PROTOCOL,
@@ -129,11 +130,28 @@ async def test_a_block_is_had_from_a_gateway_that_a_router_names(served, publish
     cid = CID.parse(publisher.run("add", "-Q", "--cid-version=1", "--raw-leaves", data=data))
     port = publisher.gateway_port
     served.answer = lambda _request: lines(peer(f"/ip4/127.0.0.1/tcp/{port}/http"))
-    retriever = Retriever([], SETTINGS, router=DelegatedRouting([served.url], SETTINGS))
+    settings = replace(SETTINGS, allow_inner_providers=True)
+    retriever = Retriever([], settings, router=DelegatedRouting([served.url], settings))
     fetched = await retriever.get(cid)
     assert (fetched.data, fetched.provider) == (data, publisher.gateway)
     assert TrustlessGateway(fetched.provider, SETTINGS).name == fetched.provider
     await retriever.close()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/{port}/http", "http://127.0.0.1:{port}"])
+async def test_a_router_of_the_inner_network_leads_nowhere_inside(served, allowed, address):
+    """It passes on what strangers announce: the neighbour gets no request, unless the operator wants it to."""
+    async with serving() as neighbour:
+        neighbour.answer = lambda _request: web.Response(status=404)
+        port = neighbour.url.rpartition(":")[2]
+        served.answer = lambda _request: lines(peer(address.format(port=port)))
+        settings = replace(SETTINGS, allow_inner_providers=allowed)
+        retriever = Retriever([], settings, router=DelegatedRouting([served.url], settings))
+        with pytest.raises(NotFoundError):
+            await retriever.get(CID_OF_X)
+        assert len(neighbour.requests) == allowed
+        await retriever.close()
 
 
 # -- what routers may answer
@@ -266,6 +284,72 @@ async def test_a_router_that_wants_rest_gets_it(routing, served):
     assert len(served.requests) == 1
 
 
+async def test_what_a_router_does_not_find_takes_nothing_from_others(routing, served):
+    """Twenty blocks that it finds nowhere, one after the other: the next one is asked for, too."""
+    served.answer = lambda _request: web.Response(status=504)
+    for number in range(20):
+        assert await routing.providers(CID.of(b"%d" % number, RAW)) == []
+    served.answer = lambda _request: lines(peer("/dns4/a.example/https"))
+    assert await routing.providers(CID_OF_X) == ["https://a.example"]
+
+
+async def test_a_surprise_of_one_router_is_not_that_of_the_others(served, caplog):
+    """It counts as its failure, and the log has the traceback."""
+    served.answer = lambda _request: lines(peer("/dns4/a.example/https"))
+    routing = DelegatedRouting([served.url, served.url], SETTINGS)
+
+    async def fail(_cid: CID) -> list[str]:
+        raise OverflowError
+
+    routing.routers[0].providers = fail
+    assert await routing.providers(CID_OF_X) == ["https://a.example"]
+    assert routing.routers[0].health.failed == 1
+    assert [record.exc_info[0] for record in caplog.records] == [OverflowError]
+    await routing.close()
+
+
+@pytest.mark.parametrize("question", ["providers", "records"])
+async def test_questions_at_once_are_few(served, question):
+    """A hundred at once share as many connections as the settings say."""
+    now = most = 0
+
+    async def answer(_request: web.Request) -> web.Response:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.005)
+        now -= 1
+        return web.Response(status=404)
+
+    served.answer = answer
+    router = DelegatedRouter(served.url, SETTINGS)
+    if question == "providers":
+        asking = [router.providers(CID.of(b"%d" % number, RAW)) for number in range(100)]
+    else:
+        asking = [router.ipns_record("k51x") for _ in range(100)]
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert len(served.requests) == 100
+    assert most == SETTINGS.max_requests
+    await router.close()
+
+
+async def test_a_trickle_of_a_list_has_an_end(served):
+    """A list that is not in lines must be whole in the time for an answer."""
+
+    async def trickle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.02)
+
+    served.answer = trickle
+    router = DelegatedRouter(served.url, replace(SETTINGS, answer_timeout=0.3))
+    with pytest.raises(TooSlowError):
+        await router.providers(CID_OF_X)
+    await router.close()
+
+
 async def test_nobody_to_ask(unused_tcp_port):
     """No routers, and one that is not there, find nobody."""
     for urls in ([], [f"http://127.0.0.1:{unused_tcp_port}"]):
@@ -330,7 +414,7 @@ async def test_records_are_bounded(served):
         ("/ip4/1.1.1.1/tcp/443/https", "https://1.1.1.1"),
         ("/ip6/2606:4700:4700::1111/tcp/443/https", "https://[2606:4700:4700::1111]"),
         ("https://a.example/", "https://a.example"),
-        ("https://a.example:8443/base", "https://a.example:8443/base"),
+        ("https://a.example:8443", "https://a.example:8443"),
     ],
 )
 def test_addresses_become_base_urls(address, url):
@@ -353,8 +437,8 @@ INNER = [
 
 
 @pytest.mark.parametrize("address", INNER)
-def test_inner_addresses_and_plain_http_are_for_inner_routers(address):
-    """A public router cannot send this server into its own network, nor have it read in the clear."""
+def test_inner_addresses_and_plain_http_are_for_who_wants_them(address):
+    """Nobody who is named can send this server into its own network, nor have it read in the clear."""
     assert gateways_of(peer(address)) == []
     assert len(gateways_of(peer(address), inner=True)) == 1
 
@@ -375,6 +459,11 @@ def test_inner_addresses_and_plain_http_are_for_inner_routers(address):
         "/dns4/a@b.example/https",
         "/dns4/a.example?/https",
         "https://user:secret@a.example/",
+        "https://@a.example/",
+        "https://a.example:8443/base",
+        "https://a.example//",
+        "https://a.example/api/shutdown/",
+        "https://a.example/#x",
         "https://a.example/?q",
         "https://a.example:99999/",
         "ftp://a.example/",

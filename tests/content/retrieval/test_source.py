@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.reading import ReadingNode
+from ipfs_stream_nb.content.retrieval import source as module
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import NotFoundError
@@ -87,6 +90,24 @@ async def test_what_nobody_has_is_not_found(tmp_path, far, content):
     async with open_near(tmp_path, StoreProvider(far, name="the far store")) as node:
         with pytest.raises(NotFoundError, match=f"{cid}.*the far store"):
             await node.stat(cid)
+
+
+async def test_a_store_that_fails_in_a_way_of_its_own_holds_nobody_up(
+    tmp_path, far, content, monkeypatch, caplog
+):
+    """Whatever goes wrong in writing, readers get their blocks and closing ends."""
+    cid, data = content
+    monkeypatch.setattr(module, "WAITING_BYTES", 1_000_000)
+    async with open_near(tmp_path, StoreProvider(far)) as node:
+
+        def fail(*_args):
+            raise RuntimeError("cannot schedule new futures")
+
+        node.store.cache = fail
+        async with asyncio.timeout(20):
+            assert await node.read(cid, 0, len(data)) == data
+            await node.close()
+    assert {record.exc_info[0] for record in caplog.records if record.exc_info} == {RuntimeError}
 
 
 async def test_where_it_came_from_is_told(tmp_path, far, content):

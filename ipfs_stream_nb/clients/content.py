@@ -29,6 +29,7 @@ from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
+from ipfs_stream_nb.clients.transfers import TransferMethods
 from ipfs_stream_nb.content.car import encode_v2_prefix
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.file import ContentFile
@@ -61,7 +62,7 @@ SAFE_IN_URL: Final = "/~!$&'()*+,;=:@"
 
 
 @hinted_methods
-class AsyncClient(MediaMethods):
+class AsyncClient(MediaMethods, TransferMethods):
     """Content by CID on one event loop. Made by `await connect_async()`, or `async with connect_async() as client:`.
 
     Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of

@@ -28,11 +28,16 @@ def program() -> Path:
     return go_program.build(SOURCES)
 
 
-def free_port() -> int:
-    """A TCP port that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, no two the same."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
 
 
 class Kubo:
@@ -45,7 +50,7 @@ class Kubo:
         self.repo = repo
         self.prefix = list(prefix)
         self.address = address
-        self.api_port, self.gateway_port, self.swarm_port = free_port(), free_port(), free_port()
+        self.api_port, self.gateway_port, self.swarm_port = free_ports(3)
         self._program = program()
         self._daemon: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None

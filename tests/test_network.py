@@ -13,6 +13,7 @@ import pytest
 
 from ipfs_stream_nb import EmbeddedNode, NetworkOptimizer
 from ipfs_stream_nb.content.cid import CID
+from ipfs_stream_nb.content.kubo.answers import Answer
 from ipfs_stream_nb.content.kubo.discovery import find_kubo
 from ipfs_stream_nb.content.kubo.rpc import KuboRPC
 from ipfs_stream_nb.content.nodes import NodeSettings, open_node
@@ -168,7 +169,7 @@ async def test_a_peer_that_dies_while_it_is_pinged_is_not_chosen(two_hosts, api_
             seen = 0
             async with aclosing(super().lines(command, *args, **options)) as lines:
                 async for line in lines:
-                    seen += bool(line["Time"])
+                    seen += bool(line.number("Time", 0))
                     if args == (victim.peer,) and seen == pongs:
                         await asyncio.to_thread(victim.kill)
                         await until(lambda: victim.peer not in two_hosts.near.run("swarm", "peers"))
@@ -252,7 +253,7 @@ async def test_only_so_many_are_pinged(api_of, monkeypatch):
             try:
                 for _ in range(3):
                     await asyncio.sleep(0)
-                    yield {"Success": True, "Time": 1_000_000}
+                    yield Answer({"Success": True, "Time": 1_000_000}, "a stand-in")
             finally:
                 running.remove(peer)
 

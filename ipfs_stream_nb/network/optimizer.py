@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.display import a_kind
-from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, NotFoundError
+from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, NotFoundError, RetrievalError
 from ipfs_stream_nb.network.report import (
     ConfigChange,
     ConfigPlan,
@@ -148,7 +148,7 @@ class NetworkOptimizer:
 
         Nothing is changed by this. Peers that somebody else has set stay, and no other setting is touched.
         """
-        old = await self._setting(PEERING_SETTING)
+        old = await self._peering()
         new = self._of_others(old)
         known = {one["ID"] for one in new}
         new += [
@@ -163,7 +163,7 @@ class NetworkOptimizer:
         async with self._lock:
             if not self._configured:
                 return ConfigPlan()
-            old = await self._setting(PEERING_SETTING)
+            old = await self._peering()
             new = self._of_others(old)
             if new == (self._config_before or []):
                 new = self._config_before
@@ -193,14 +193,14 @@ class NetworkOptimizer:
         """PINGS pings to one peer, in PING_SECONDS; a failure is a lost ping, and its reason the note."""
         times: list[float] = []
         note = ""
-        lines = self._rpc.lines("ping", peer, options={"count": PINGS})
+        pings = self._rpc.pings(peer, count=PINGS)
         try:
-            async with asyncio.timeout(PING_SECONDS), aclosing(lines):
-                async for line in lines:
-                    if not line.get("Success"):
-                        note = str(line.get("Text") or "the ping failed")
-                    elif line.get("Time"):
-                        times.append(line["Time"] / 1e9)  # nanoseconds
+            async with asyncio.timeout(PING_SECONDS), aclosing(pings):
+                async for seconds, text in pings:
+                    if seconds is None:
+                        note = text
+                    else:
+                        times.append(seconds)
                     if len(times) == PINGS:
                         # Kubo would wait another second before it ends
                         break
@@ -275,6 +275,18 @@ class NetworkOptimizer:
             return await self._rpc.config(key)
         except NotFoundError:
             return None
+
+    async def _peering(self) -> list[dict[str, Any]] | None:
+        """The setting Peering.Peers. Raises RetrievalError where it is not as Kubo has it."""
+        found = await self._setting(PEERING_SETTING)
+        if found is not None and not (
+            isinstance(found, list)
+            and all(isinstance(one, dict) and isinstance(one.get("ID"), str) for one in found)
+        ):
+            raise RetrievalError(
+                f"the daemon's setting {PEERING_SETTING} is no list of peers with an ID each"
+            )
+        return found
 
     async def _apply(self, plan: ConfigPlan) -> None:
         for change in plan.changes:

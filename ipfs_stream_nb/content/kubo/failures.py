@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ipfs_stream_nb.content.kubo.answers import MAX_TEXT
 from ipfs_stream_nb.errors import (
     BadCIDError,
     BadRequestError,
@@ -39,6 +40,7 @@ _MEANINGS: Final[tuple[tuple[str, type[IPFSStreamError]], ...]] = (
 
 def error_of(name: str, command: str, message: str) -> IPFSStreamError:
     """Our error for a daemon's `message` at a command; RetrievalError where it is not known."""
+    message = message.encode("utf-8", "replace").decode()[:MAX_TEXT]
     lower = message.lower()
     kind = next((kind for words, kind in _MEANINGS if words in lower), RetrievalError)
     return kind(f"{name}, {command}: {message}")

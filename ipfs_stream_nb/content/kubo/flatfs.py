@@ -55,7 +55,7 @@ class FlatFS:
             folder = root / blocks["path"]
             if (folder / "SHARDING").read_text("ascii").strip() != SHARDING:
                 return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return cls(folder)
 

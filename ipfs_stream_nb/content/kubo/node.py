@@ -130,7 +130,7 @@ class KuboNode(EmbeddedNode):
     async def hand_over(self, root: CID, *, pin: bool, name: str) -> None:
         """Give the daemon a tree that is in our store, and take it out there unless it is pinned."""
         async with aclosing(self.export_car(root)) as car:
-            await self._import(car, pin=pin)
+            await self.rpc.dag_import(car, pin=pin)
         if pin and name:
             await self.pin(root, name=name)
         if not await self._run(self.store.is_pinned, root):
@@ -151,7 +151,7 @@ class KuboNode(EmbeddedNode):
         for folder in sorted(folders, reverse=True):
             path = f"{added.cid}/{folder}".rstrip("/")
             async with aclosing(self.export_car(path, scope="entity")) as car:
-                await self._import(car, pin=False)
+                await self.rpc.dag_import(car, pin=False)
         if pin:
             await self.pin(added.cid, name=name)
         return Added(added.cid, added.size, added.dag_size, name)
@@ -161,7 +161,7 @@ class KuboNode(EmbeddedNode):
         cid = await self._run(CID.of, data, codec, version)
         if codec not in CODEC_NAMES:
             raise BadRequestError(f"the codec {codec:#x} is not known; {', '.join(CODEC_NAMES.values())} are")
-        told = CID.parse(await self.rpc.block_put(data, codec=CODEC_NAMES[codec]))
+        told = await self.rpc.block_put(data, codec=CODEC_NAMES[codec])
         if told.v1() != cid.v1():
             raise RetrievalError(f"{self.rpc.address.name} stored {told} where {cid} was given")
         return cid
@@ -189,7 +189,7 @@ class KuboNode(EmbeddedNode):
             decoder.finish()
 
         async with aclosing(verified()) as checked:
-            await self._import(checked, pin=False)
+            await self.rpc.dag_import(checked, pin=False)
         missing = tuple([root for root in decoder.roots if not await self.block_has(root)])
         unpinned = [root for root in decoder.roots if not await self._pin_whole(root)] if pin else []
         return CarInfo(tuple(decoder.roots), count, size, missing, tuple(unpinned))
@@ -202,20 +202,6 @@ class KuboNode(EmbeddedNode):
             return False
         await self.pin(root)
         return True
-
-    async def _import(self, source: AsyncIterable[BytesLike], *, pin: bool) -> None:
-        """Have the daemon store a CAR, which is whole if it is to be pinned."""
-        done = False
-        async with aclosing(self.rpc.dag_import(source, pin=pin)) as lines:
-            async for line in lines:
-                if "Root" in line and line["Root"].get("PinErrorMsg"):
-                    raise RetrievalError(
-                        f"{self.rpc.address.name} could not pin {line['Root']['Cid']['/']}: "
-                        f"{line['Root']['PinErrorMsg']}"
-                    )
-                done = done or "Stats" in line
-        if not done:
-            raise RetrievalError(f"{self.rpc.address.name} stopped in the middle of dag/import")
 
     # -- keeping
 
@@ -244,7 +230,7 @@ class KuboNode(EmbeddedNode):
             raise BadRequestError(f"only a whole root can be removed: {cid}, not a path in it")
         self._forget()
         await self.rpc.pin_rm(cid)
-        return GCResult(0, 0, int((await self.rpc.repo_stat())["NumObjects"]))
+        return GCResult(0, 0, (await self.rpc.repo_stat())["NumObjects"])
 
     async def gc(self) -> GCResult:
         """Have the daemon collect its garbage."""
@@ -252,20 +238,20 @@ class KuboNode(EmbeddedNode):
         before = await self.rpc.repo_stat()
         blocks = await self.rpc.repo_gc()
         after = await self.rpc.repo_stat()
-        freed = max(0, int(before["RepoSize"]) - int(after["RepoSize"]))
-        return GCResult(blocks, freed, int(after["NumObjects"]))
+        freed = max(0, before["RepoSize"] - after["RepoSize"])
+        return GCResult(blocks, freed, after["NumObjects"])
 
     async def repo_stat(self) -> RepoStat:
         """The daemon's repo, with what our own store caches."""
         told, own = await self.rpc.repo_stat(), await super().repo_stat()
-        size = int(told["RepoSize"])
+        size = told["RepoSize"]
         return RepoStat(
-            path=str(told["RepoPath"]),
+            path=told["RepoPath"],
             store_id="",
-            blocks=int(told["NumObjects"]),
+            blocks=told["NumObjects"],
             size=size,
             disk_size=size,
-            quota=int(told["StorageMax"]),
+            quota=told["StorageMax"],
             disk_free=own.disk_free,
             cache_blocks=own.cache_blocks,
             cache_size=own.cache_size,

@@ -82,4 +82,4 @@ async def find_files(rpc: KuboRPC) -> FlatFS | None:
     if not rpc.near:
         return None
     peer_id, stat = await rpc.id(), await rpc.repo_stat()
-    return await asyncio.to_thread(FlatFS.of_daemon, str(stat.get("RepoPath")), peer_id)
+    return await asyncio.to_thread(FlatFS.of_daemon, stat["RepoPath"], peer_id)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
-import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
 import aiohttp
 
 from ipfs_stream_nb.content.cid import BytesLike
+from ipfs_stream_nb.content.kubo import upload
+from ipfs_stream_nb.content.kubo.answers import Answer
 from ipfs_stream_nb.content.kubo.discovery import KuboAddress
 from ipfs_stream_nb.content.kubo.failures import error_of
 from ipfs_stream_nb.errors import (
@@ -28,12 +30,14 @@ ANSWER_TIMEOUT: Final = 60.0
 """Seconds that the daemon may be silent, unless a command says otherwise."""
 SLOW_TIMEOUT: Final = 900.0
 """The same for what works through the whole repo or the network before it says anything."""
-MAX_JSON: Final = 64 * 1024 * 1024
-"""Bytes of one JSON answer."""
-PIECE_BYTES: Final = 1024 * 1024
-"""The largest piece of an upload."""
-MAX_LINE: Final = 4 * 1024 * 1024
+TRANSFER_TIMEOUT: Final = 30.0
+"""Seconds that a short answer may be on its way, beside its silence."""
+MAX_JSON: Final = 1024 * 1024
+"""Bytes of one JSON answer, unless a command says otherwise: the event loop stands still while they are parsed."""
+MAX_LINE: Final = 1024 * 1024
 """Bytes of one line of an NDJSON answer."""
+READ_BYTES: Final = 64 * 1024
+"""Bytes of such an answer that are gone through before others have their turn."""
 MAX_ERROR: Final = 64 * 1024
 """Bytes of an error that are read."""
 MIN_VERSION: Final = (0, 35)
@@ -60,6 +64,7 @@ class KuboTransport:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
                 connector=aiohttp.UnixConnector(socket, limit=0) if socket else aiohttp.TCPConnector(limit=0),
                 trust_env=not self.near,
+                auto_decompress=False,  # a few bytes could become a great many
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=1024 * 1024,
             )
@@ -80,15 +85,14 @@ class KuboTransport:
         command: str,
         *args: str,
         options: Options | None = None,
-        body: AsyncIterable[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
+        form: upload.Multipart | None = None,
         silence: float = ANSWER_TIMEOUT,
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """POST a command; its answer is open inside of the block.
 
         Raises UnreachableError where nobody answers, UnauthorizedError, RetrievalTimeoutError after `silence`
-        seconds without a byte, RetrievalError where the daemon stops in the middle or is no Kubo, and what its own
-        errors amount to (see failures.error_of).
+        seconds without a byte, or where the daemon takes nothing more of the `form`, RetrievalError where it stops in
+        the middle or is no Kubo, and what its own errors amount to (see failures.error_of).
         """
         name = self.address.name
         params = [("arg", arg) for arg in args]
@@ -97,18 +101,23 @@ class KuboTransport:
             for key, value in (options or {}).items()
             if value is not None
         ]
-        url = self.address.url / "api" / "v0" / command
         try:
-            async with self._open().post(
-                url,
+            sending = self._open().post(
+                self.address.url / "api" / "v0" / command,
                 params=params,
-                data=body,
-                headers=headers,
+                data=form,
+                headers=None if form is None else form.headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence),
                 allow_redirects=False,
-            ) as response:
+            )
+            async with await (sending if form is None else form.watch(sending, silence)) as response:
                 if response.status != 200:
                     raise await self._error(command, response)
+                encoding = response.headers.get("Content-Encoding", "identity")
+                if encoding != "identity":
+                    raise RetrievalError(
+                        f"{name} compresses what it was asked to send as it is, at {command} ({encoding[:20]!r})"
+                    )
                 yield response
         except TimeoutError as error:
             if isinstance(error, IPFSStreamError):
@@ -116,6 +125,10 @@ class KuboTransport:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 raise UnreachableError(self._absent(f"no connection in {CONNECT_TIMEOUT:.0f} s")) from None
             raise RetrievalTimeoutError(f"{name} was silent for {silence:g} s at {command}") from None
+        except upload.StalledError:
+            raise RetrievalTimeoutError(
+                f"{name} took nothing more of what was sent to it at {command}, for {upload.UPLOAD_STALL:g} s"
+            ) from None
         except aiohttp.ClientConnectorError as error:
             raise UnreachableError(self._absent(str(error.os_error.strerror or error))) from None
         except (aiohttp.ClientError, ConnectionError) as error:
@@ -139,7 +152,7 @@ class KuboTransport:
             )
         try:
             body = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if isinstance(body, dict) and isinstance(body.get("Message"), str):
             return error_of(name, command, body["Message"])
@@ -151,64 +164,85 @@ class KuboTransport:
             f"{name} does not answer as a Kubo daemon does (HTTP {response.status} at {command})"
         )
 
-    async def json(self, command: str, *args: str, silence: float = ANSWER_TIMEOUT, **options: Any) -> Any:
-        """One command whose answer is one JSON value."""
-        async with self.request(command, *args, options=options, silence=silence) as response:
-            data = bytearray()
+    async def json(
+        self,
+        command: str,
+        *args: str,
+        silence: float = ANSWER_TIMEOUT,
+        limit: int | None = None,
+        **options: Any,
+    ) -> Answer:
+        """One command whose answer is one JSON object of at most `limit` bytes (MAX_JSON); nothing is an empty one."""
+        limit = MAX_JSON if limit is None else limit
+        data = await self.body(command, *args, options=options, silence=silence, limit=limit)
+        return Answer.parse(data or b"{}", self.source(command))
+
+    async def body(
+        self,
+        command: str,
+        *args: str,
+        options: Options,
+        limit: int,
+        silence: float = ANSWER_TIMEOUT,
+        transfer: float | None = None,
+    ) -> bytes:
+        """One command whose answer is short, and to be whole `transfer` seconds (TRANSFER_TIMEOUT) after a silence."""
+        name = self.address.name
+        seconds = silence + (TRANSFER_TIMEOUT if transfer is None else transfer)
+        data = bytearray()
+        async with (
+            self.request(command, *args, options=options, silence=silence) as response,
+            within(seconds, f"{name} was not done with its answer to {command} after {seconds:g} s"),
+        ):
             async for piece in response.content.iter_any():
                 data += piece
-                if len(data) > MAX_JSON:
-                    raise RetrievalError(
-                        f"{self.address.name} answers {command} with over {MAX_JSON:,} bytes"
-                    )
-        return self._parsed(command, data) if data else {}
+                if len(data) > limit:
+                    raise RetrievalError(f"{name} answers {command} with over {limit:,} bytes")
+        return bytes(data)
 
     async def lines(
         self,
         command: str,
         *args: str,
         options: Options | None = None,
-        body: AsyncIterable[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
+        form: upload.Multipart | None = None,
         silence: float = ANSWER_TIMEOUT,
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    ) -> AsyncGenerator[Answer, None]:
         """One command whose answer is a JSON object on each line. An error that stands in a line is raised.
 
-        Kubo tells errors that come late in an HTTP trailer, which aiohttp does not give: whoever reads must know
-        what the last line is to be.
+        Blank lines are silence. Kubo tells errors that come late in an HTTP trailer, which aiohttp does not give:
+        whoever reads must know what the last line is to be.
         """
-        request = self.request(command, *args, options=options, body=body, headers=headers, silence=silence)
-        async with request as response:
-            rest = bytearray()
-            async for piece in response.content.iter_any():
+        name, rest = self.address.name, bytearray()
+        clock = asyncio.get_running_loop().time
+        async with self.request(command, *args, options=options, form=form, silence=silence) as response:
+            since = clock()
+            while True:
+                async with within(
+                    since + silence - clock(), f"{name} was silent for {silence:g} s at {command}"
+                ):
+                    piece = await response.content.read(READ_BYTES)
+                    await asyncio.sleep(0)  # what has come already is read without a pause
                 rest += piece
-                while (end := rest.find(b"\n")) >= 0:
-                    line = bytes(rest[:end])
-                    del rest[: end + 1]
+                *whole, rest = rest.split(b"\n") if b"\n" in piece else [rest]
+                for line in whole if piece else [rest]:
                     if line.strip():
                         yield self._checked(command, line)
+                        since = clock()
+                if not piece:
+                    return
                 if len(rest) > MAX_LINE:
-                    raise RetrievalError(
-                        f"{self.address.name} sends a line of over {MAX_LINE:,} bytes at {command}"
-                    )
-            if rest.strip():
-                yield self._checked(command, bytes(rest))
+                    raise RetrievalError(f"{name} sends a line of over {MAX_LINE:,} bytes at {command}")
 
-    def _checked(self, command: str, line: bytes) -> dict[str, Any]:
-        found = self._parsed(command, line)
-        if not isinstance(found, dict):
-            raise RetrievalError(f"{self.address.name} does not answer {command} as a Kubo daemon does")
-        if found.get("Type") == "error" and isinstance(found.get("Message"), str):
-            raise error_of(self.address.name, command, found["Message"])
+    def _checked(self, command: str, line: bytearray) -> Answer:
+        found = Answer.parse(line, self.source(command))
+        if found.plain.get("Type") == "error":
+            raise error_of(self.address.name, command, found.words("Message"))
         return found
 
-    def _parsed(self, command: str, data: bytes | bytearray) -> Any:
-        try:
-            return json.loads(data)
-        except ValueError:
-            raise RetrievalError(
-                f"{self.address.name} does not answer {command} as a Kubo daemon does"
-            ) from None
+    def source(self, command: str) -> str:
+        """How a text begins that tells of an answer."""
+        return f"{self.address.name} answered {command}"
 
     async def stream(
         self, command: str, *args: str, options: Options | None = None, silence: float = ANSWER_TIMEOUT
@@ -224,21 +258,21 @@ class KuboTransport:
         *args: str,
         source: AsyncIterable[BytesLike],
         options: Options | None = None,
-        silence: float = SLOW_TIMEOUT,
-    ) -> AsyncGenerator[dict[str, Any], None]:
+        silence: float = ANSWER_TIMEOUT,
+    ) -> AsyncGenerator[Answer, None]:
         """One command that takes a file, which is sent as it comes; the lines of its answer."""
-        parts = Multipart(source)
-        lines = self.lines(
-            command, *args, options=options, body=parts, headers=parts.headers, silence=silence
-        )
+        form = upload.Multipart(source)
         try:
+            lines = self.lines(command, *args, options=options, form=form, silence=silence)
             async with aclosing(lines):
                 async for line in lines:
                     yield line
         except IPFSStreamError:
-            if parts.error is not None:
-                raise parts.error from None
+            if form.error is not None:
+                raise form.error from None
             raise
+        finally:
+            await form.close()
 
     async def close(self) -> None:
         """End its connections. Idempotent."""
@@ -247,33 +281,17 @@ class KuboTransport:
             await session.close()
 
 
-class Multipart:
-    """A multipart form of one file that is sent while it is made. `error` is what its source raised."""
-
-    def __init__(self, source: AsyncIterable[BytesLike]) -> None:
-        self._source = source
-        self._boundary = secrets.token_hex(16)
-        self.error: Exception | None = None
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The form's content type."""
-        return {"Content-Type": f"multipart/form-data; boundary={self._boundary}"}
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield (
-            f"--{self._boundary}\r\n"
-            'Content-Disposition: form-data; name="file"; filename="file"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
-        ).encode()
-        try:
-            async for data in self._source:
-                for at in range(0, len(data), PIECE_BYTES):
-                    yield bytes(data[at : at + PIECE_BYTES])
-        except Exception as error:
-            self.error = error
-            raise
-        yield f"\r\n--{self._boundary}--\r\n".encode()
+@asynccontextmanager
+async def within(seconds: float, text: str) -> AsyncGenerator[None, None]:
+    """Raises RetrievalTimeoutError with `text` where the block takes longer. Other time-outs are left as they are."""
+    clock = asyncio.timeout(seconds)
+    try:
+        async with clock:
+            yield
+    except TimeoutError:
+        if clock.expired():
+            raise RetrievalTimeoutError(text) from None
+        raise
 
 
 def _text(value: str | int | bool) -> str:

@@ -24,7 +24,7 @@ from ipfs_stream_nb.errors import (
     StoreError,
     UnreachableError,
 )
-from kubo import free_port
+from kubo import free_ports
 
 NOBODY = RetrievalSettings(gateways=(), routers=())
 
@@ -125,7 +125,7 @@ async def test_embedded_asks_no_kubo(only_in_kubo, kubo, tmp_path, monkeypatch):
 async def test_a_gateway_gives_what_kubo_cannot(kubo, only_in_kubo, tmp_path):
     """A daemon that is found and does not run is no error: the gateways are asked, and it rests."""
     data, cid = only_in_kubo
-    gone = f"http://127.0.0.1:{free_port()}"
+    gone = f"http://127.0.0.1:{free_ports(1)[0]}"
     async with opened(tmp_path, kubo_api=gone, gateways=(kubo.gateway,)) as node:
         assert await read(node, cid) == data
         (first, second) = node.retriever.describe()
@@ -202,7 +202,7 @@ async def test_kubo_that_is_not_there_is_an_error(tmp_path):
     """Without a daemon there is no such node, and the error says how to get one; no store is made."""
     with pytest.raises(UnreachableError, match=r"no Kubo daemon was found.*ipfs daemon.*kubo_api"):
         await open_node(NodeSettings("kubo", tmp_path / "repo", retrieval=NOBODY))
-    gone = f"http://127.0.0.1:{free_port()}"
+    gone = f"http://127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(UnreachableError, match=f"no Kubo daemon answers at {gone}"):
         await open_node(NodeSettings("kubo", tmp_path / "repo", kubo_api=gone, retrieval=NOBODY))
     assert not (tmp_path / "repo").exists()

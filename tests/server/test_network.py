@@ -10,7 +10,7 @@ import pytest
 
 from ipfs_stream_nb.content.car import CarDecoder
 from ipfs_stream_nb.content.cid import CID
-from kubo import free_port, running
+from kubo import free_ports, running
 
 MIB = 1 << 20
 QUICK = {"retrieval_answer_timeout": 1.0, "retrieval_max_retries": 0}
@@ -177,7 +177,7 @@ async def test_health_tells_the_sources(server, far, kubo):
         assert node["repo"] == str(kubo.repo)
 
 
-GONE = f"http://127.0.0.1:{free_port()}"
+GONE = f"http://127.0.0.1:{free_ports(1)[0]}"
 
 
 @pytest.fixture

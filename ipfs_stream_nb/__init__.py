@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.content.upload_handler import IPFSUploadHandler
     from ipfs_stream_nb.errors import IPFSStreamError
     from ipfs_stream_nb.network import NetworkOptimizer
+    from ipfs_stream_nb.widgets.uploader import Uploader
 
 _HOMES = {
     "AsyncClient": "clients.content",
@@ -37,6 +38,7 @@ _HOMES = {
     "NetworkOptimizer": "network",
     "NodeSettings": "content.nodes",
     "ResilienceContentStream": "content.resilience",
+    "Uploader": "widgets.uploader",
     "connect": "clients.connect",
     "connect_async": "clients.connect",
     "open_node": "content.nodes",
@@ -55,6 +57,7 @@ __all__ = [
     "NetworkOptimizer",
     "NodeSettings",
     "ResilienceContentStream",
+    "Uploader",
     "connect",
     "connect_async",
     "open_node",

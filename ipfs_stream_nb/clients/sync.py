@@ -13,6 +13,7 @@ from ipfs_stream_nb.clients.progress import Progress
 from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.shared import Lease
+from ipfs_stream_nb.clients.transfers import BlockingTransferMethods
 from ipfs_stream_nb.content.file import ContentFile
 from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Origins, Pin, RepoStat, Stat
 from ipfs_stream_nb.display import facts_html
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.media.info import MediaInfo
     from ipfs_stream_nb.media.picture import Size
     from ipfs_stream_nb.widgets.player import Player
+    from ipfs_stream_nb.widgets.uploader import Uploader
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,7 +58,7 @@ async def _awaited(opened: Awaitable[T]) -> T:
 
 
 @hinted_methods
-class Client:
+class Client(BlockingTransferMethods):
     """Content by CID, blocking. Made by `connect()`; a context manager; safe to use from several threads.
 
     Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of
@@ -339,6 +341,18 @@ class Client:
             controls=controls,
             width=width,
         )
+
+    def uploader(
+        self, *, multiple: bool = True, pin: bool = True, profile: str | None = None, accept: str = ""
+    ) -> Uploader:
+        """A widget that takes files and folders from the browser: `uploader.cids` has what came, `on_complete` tells.
+
+        `multiple`: several files, and folders; `pin`, `profile`: as in `add`; `accept`: what is taken, such as
+        "image/*,.mp4". All of them can be set on the widget later on. Raises TraitError for a value that is not taken.
+        """
+        from ipfs_stream_nb.widgets.uploader import Uploader  # noqa: PLC0415  # only a notebook has widgets
+
+        return Uploader(self, multiple=multiple, pin=pin, profile=profile, accept=accept)
 
     def health(self) -> dict[str, Any]:
         """What the server says about itself: version, node, limits, what it is doing."""

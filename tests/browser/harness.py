@@ -6,11 +6,15 @@ The module is real, and so are browser, HTTP and media; the kernel's end of the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -95,7 +99,7 @@ def serve(folder: Path) -> tuple[Harness, Any]:
         application = Application(
             [
                 (f"{BASE}ipfs/(.*)", Content, {"harness": harness}),
-                (f"{BASE}(player.js|player.css)", StaticFileHandler, {"path": str(STATIC)}),
+                (rf"{BASE}([a-z-]+\.(?:js|css))", StaticFileHandler, {"path": str(STATIC)}),
                 (BASE, Page),
             ],
             log_function=lambda _: None,
@@ -120,3 +124,104 @@ def serve(folder: Path) -> tuple[Harness, Any]:
         thread.join(10)
 
     return harness, close
+
+
+@dataclass
+class Cut:
+    """When a connection is cut: after so many bytes from the client, or from the server."""
+
+    up: int | None = None
+    down: int | None = None
+
+
+class Relay:
+    """A TCP relay before a server, in a thread, that cuts connections; `with Relay(url) as relay`, then `relay.url`."""
+
+    def __init__(self, upstream: str) -> None:
+        parts = urlsplit(upstream)
+        self._host, self._port, self._path = parts.hostname, parts.port, parts.path
+        self.cuts: deque[Cut] = deque()
+        """For the next connections, one each; when there are none, they are left alone."""
+        self.only = b""
+        """Cuts are for connections whose first bytes hold this."""
+        self.rate = 0.0
+        """Bytes a second that come through from each client; 0 is as fast as can be."""
+        self.closed = False
+        """Whether new connections are refused."""
+        self.requests: list[str] = []
+        """The first line of each request, also where a connection has several."""
+        self.up = self.down = 0
+        """Bytes that came through."""
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def __enter__(self) -> Self:
+        started = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._main(started),), daemon=True)
+        self._thread.start()
+        assert started.wait(10), "the relay did not start"
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def cut(self) -> None:
+        """Cut all connections that there are."""
+        self._loop.call_soon_threadsafe(self._cut_all)
+
+    def _cut_all(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _main(self, started: threading.Event) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._serve, "127.0.0.1")
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{self._path}"
+        started.set()
+        await self._stop.wait()
+        server.close()
+        self._cut_all()
+        await asyncio.sleep(0.05)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            self._note(head)
+            if not self.closed:
+                source, sink = await asyncio.open_connection(self._host, self._port)
+                self._writers.add(sink)
+                sink.write(head)
+                cut = self.cuts.popleft() if self.cuts and self.only in head else Cut()
+                await asyncio.gather(
+                    self._pipe(reader, sink, cut.up, up=True), self._pipe(source, writer, cut.down, up=False)
+                )
+                self._writers.discard(sink)
+        writer.transport.abort()
+        self._writers.discard(writer)
+
+    def _note(self, data: bytes) -> None:
+        self.requests += [line.decode() for line in re.findall(rb"^[A-Z]+ /\S+ HTTP/1\.1(?=\r\n)", data)]
+
+    async def _pipe(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, limit: int | None, *, up: bool
+    ) -> None:
+        passed = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(1 << 16):
+                if limit is not None and passed + len(data) >= limit:
+                    sink.write(data[: limit - passed])
+                    await sink.drain()
+                    await asyncio.sleep(0.02)  # what was sent arrives; only then is the connection gone
+                    self._cut_all()
+                    return
+                if up:
+                    self._note(data)
+                sink.write(data)
+                passed += len(data)
+                self.up += len(data) * up
+                self.down += len(data) * (not up)
+                await sink.drain()
+                if up and self.rate:
+                    await asyncio.sleep(len(data) / self.rate)
+        sink.close()

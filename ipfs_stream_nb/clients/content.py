@@ -30,6 +30,7 @@ from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_method
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
 from ipfs_stream_nb.clients.transfers import TransferMethods
+from ipfs_stream_nb.clients.widgets import WidgetMethods
 from ipfs_stream_nb.content.car import encode_v2_prefix
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.file import ContentFile
@@ -51,7 +52,6 @@ from ipfs_stream_nb.errors import BadRequestError, BusyError
 
 if TYPE_CHECKING:
     from ipfs_stream_nb.clients.sync import Client
-    from ipfs_stream_nb.widgets.player import Player
 
 GC_WAIT: Final = 60.0
 """Seconds that `gc` waits for another process to end its collection."""
@@ -62,7 +62,7 @@ SAFE_IN_URL: Final = "/~!$&'()*+,;=:@"
 
 
 @hinted_methods
-class AsyncClient(MediaMethods, TransferMethods):
+class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
     """Content by CID on one event loop. Made by `await connect_async()`, or `async with connect_async() as client:`.
 
     Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of
@@ -351,47 +351,6 @@ class AsyncClient(MediaMethods, TransferMethods):
         grant = await self._http.json("POST", "ipfs-stream/tokens", json_body=body)
         path = quote("/".join([str(cid), *names]), safe=SAFE_IN_URL)
         return f"{self.server.url}ipfs/{path}?token={quote(str(grant['token']))}"
-
-    async def play(
-        self,
-        content: Content,
-        *,
-        current_time: float = 0.0,
-        muted: bool = False,
-        volume: float = 1.0,
-        playback_rate: float = 1.0,
-        loop: bool = False,
-        autoplay: bool = False,
-        controls: bool = True,
-        width: int | str = 640,
-    ) -> Player:
-        """A widget that plays video, audio or an image.
-
-        `current_time`: seconds from which it plays; `volume`: 0 to 1; `playback_rate`: 0.0625 to 16, 1 being normal;
-        `autoplay`: at once (browsers mostly ask for `muted` too); `controls`: with the browser's buttons; `width`:
-        pixels, or a CSS length such as "100%". All of them can be set on the widget later on.
-
-        Raises NotFoundError, IsDirectoryError, and TraitError for a value that is out of range.
-        """
-        from ipfs_stream_nb.widgets.player import Player  # noqa: PLC0415  # only a notebook has widgets
-
-        if self._blocking is None:
-            raise BadRequestError("only a client of connect_async() can play")
-        path = await self.node.fixed(path_of(content))
-        if self._twin is None:
-            self._twin = await asyncio.to_thread(self._blocking)
-        return Player(
-            self._twin,
-            path,
-            current_time=current_time,
-            muted=muted,
-            volume=volume,
-            playback_rate=playback_rate,
-            loop=loop,
-            autoplay=autoplay,
-            controls=controls,
-            width=width,
-        )
 
     async def health(self) -> dict[str, Any]:
         """What the server says about itself: version, node, limits, what it is doing."""

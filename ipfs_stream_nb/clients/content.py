@@ -29,6 +29,7 @@ from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
+from ipfs_stream_nb.clients.transfer_stream import OpenStreams
 from ipfs_stream_nb.clients.transfers import TransferMethods
 from ipfs_stream_nb.clients.widgets import WidgetMethods
 from ipfs_stream_nb.content.car import encode_v2_prefix
@@ -86,6 +87,7 @@ class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
         self._blocking = blocking
         self._twin: Client | None = None
         self._on_close = on_close
+        self._streams = OpenStreams()
         self._loop = asyncio.get_running_loop()
         self._store = str(getattr(getattr(node, "store", None), "path", ""))
 
@@ -130,6 +132,7 @@ class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
         """Release the store and the connection; what is used after is a BadRequestError. Idempotent."""
         node, self._node = self._node, None
         if node is not None:
+            await self._streams.aclose()
             if self._twin is not None:
                 await asyncio.to_thread(self._twin.close)
             await node.close()

@@ -236,6 +236,8 @@ def _left(file: Any) -> int | None:
 
 
 async def _file_stream(file: Any) -> AsyncGenerator[BytesLike, None]:
+    if not getattr(file, "readable", lambda: True)():
+        raise BadRequestError('the file is open for writing alone; open it to read: open(path, "rb")')
     while data := await to_thread.run_sync(file.read, CHUNK_BYTES, abandon_on_cancel=True):
         yield _bytes(data, 'open the file in binary mode: open(path, "rb")')
 

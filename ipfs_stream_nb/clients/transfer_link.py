@@ -16,7 +16,7 @@ from ipfs_stream_nb.clients.reading import at, file_at
 from ipfs_stream_nb.clients.results import hinted_methods
 from ipfs_stream_nb.clients.transfer_socket import DroppedError, Socket, both_ways
 from ipfs_stream_nb.clients.transfer_source import Replay, open_replay
-from ipfs_stream_nb.clients.transfer_stream import ContentStream, Part
+from ipfs_stream_nb.clients.transfer_stream import ContentStream, OpenStreams, Part
 from ipfs_stream_nb.clients.transfer_upload import added, check_whole
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Added, Node
@@ -111,7 +111,7 @@ class Link:
     """One socket for any number of gets, adds and pins at once: `async with client.bidirectional() as link:`.
 
     A get that nobody reads on holds up nothing else. Leaving the block cancels what still runs. Where the connection
-    is lost, all that run raise RetrievalError.
+    is lost, all that run raise RetrievalError, and the link is over: it does not connect again by itself.
     """
 
     def __init__(self, http: ServerHTTP, node: Node) -> None:
@@ -125,6 +125,7 @@ class Link:
         """Set whenever a transfer has ended."""
         self._end: IPFSStreamError | None = None
         self._goodbye = asyncio.Event()
+        self._gets = OpenStreams()
 
     async def __aenter__(self) -> Self:
         if self._socket is not None or self._end is not None:
@@ -157,6 +158,7 @@ class Link:
         finally:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
+            await self._gets.aclose()
             await socket.abort()
 
     # -- what is asked for
@@ -169,7 +171,7 @@ class Link:
         was taken for as long as the server waits.
         """
         part = Part.of(offset, length)
-        return ContentStream(self._get(content, part), part)
+        return self._gets.add(ContentStream(self._get(content, part), part))
 
     async def _get(self, content: Content, part: Part) -> AsyncGenerator[bytes, None]:
         async with at(self._node, content) as path:

@@ -56,6 +56,8 @@ async def open_replay(source: Any, name: str | None) -> Replay:
     elif isinstance(source, bytes | bytearray | memoryview):
         view = memoryview(source)
         replay = MemoryReplay(view.cast("B") if view.c_contiguous else memoryview(view.tobytes()))
+    elif hasattr(source, "read") and not getattr(source, "readable", lambda: True)():
+        raise BadRequestError('the file is open for writing alone; open it to read: open(path, "rb")')
     elif taken.size is not None and hasattr(source, "read") and not isinstance(source, io.TextIOBase):
         replay = FileReplay(source, source.tell(), taken.size, own=False)
     else:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.naming import Content
@@ -126,6 +127,24 @@ class ContentStream(AsyncIterator[bytes]):
         """End the transfer. Idempotent."""
         self._closed = True
         await self._chunks.aclose()
+
+
+class OpenStreams:
+    """Streams that are not read to their end: closed with what they come over, not by the end of the event loop."""
+
+    def __init__(self) -> None:
+        self._streams: WeakSet[ContentStream] = WeakSet()
+
+    def add(self, stream: ContentStream) -> ContentStream:
+        """Look after one."""
+        self._streams.add(stream)
+        return stream
+
+    async def aclose(self) -> None:
+        """Close them all; one that is being read at this moment ends by itself."""
+        for stream in list(self._streams):
+            with suppress(RuntimeError):
+                await stream.aclose()
 
 
 async def download(http: ServerHTTP, node: Node, content: Content, part: Part) -> AsyncGenerator[bytes, None]:

@@ -13,7 +13,13 @@ from ipfs_stream_nb.clients.progress import Progress
 from ipfs_stream_nb.clients.results import hinted_methods
 from ipfs_stream_nb.clients.transfer_link import Link
 from ipfs_stream_nb.clients.transfer_source import open_replay
-from ipfs_stream_nb.clients.transfer_stream import BlockingStream, ContentStream, Part, download
+from ipfs_stream_nb.clients.transfer_stream import (
+    BlockingStream,
+    ContentStream,
+    OpenStreams,
+    Part,
+    download,
+)
 from ipfs_stream_nb.clients.transfer_upload import FRAME, Upload
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Added, Node
@@ -37,6 +43,7 @@ class TransferMethods(ABC):
     """The methods of AsyncClient that speak WebSocket."""
 
     _http: ServerHTTP
+    _streams: OpenStreams
 
     @property
     @abstractmethod
@@ -55,7 +62,7 @@ class TransferMethods(ABC):
         """
         path_of(content)
         part = Part.of(offset, length)
-        return ContentStream(download(self._http, self.node, content, part), part)
+        return self._streams.add(ContentStream(download(self._http, self.node, content, part), part))
 
     async def upload(
         self,

@@ -54,15 +54,17 @@ class Pipe:
     async def write(self, data: BytesLike) -> None:
         """Hand over bytes, which are not to be changed afterwards. Raises PipeClosedError once the reader has gone."""
         view = memoryview(data).cast("B")
-        for at in range(0, len(view), self.chunk_size):
-            part = view[at : at + self.chunk_size]
-            while not self._closed and self._buffered + len(part) > self.max_buffer:
+        while view:
+            while not self._closed and self._buffered >= self.max_buffer:
                 self._room.clear()
                 await self._room.wait()
             if self._closed:
                 raise PipeClosedError("the reader has gone")
             if self._ended:
                 raise BadRequestError("this pipe has ended; make another")
+            # as much as fits: a reader may be waiting for a whole chunk, which room for this one's end would not make
+            part = view[: min(self.chunk_size, self.max_buffer - self._buffered)]
+            view = view[len(part) :]
             self._chunks.append(part)
             self._buffered += len(part)
             self._data.set()
@@ -78,6 +80,16 @@ class Pipe:
         while not (self._closed or self._ended or self._buffered >= self.chunk_size):
             self._data.clear()
             await self._data.wait()
+        return self._next()
+
+    async def read_some(self) -> bytes:
+        """As `read`, with what there is as soon as there is any: 1 byte to `chunk_size` of them."""
+        while not (self._closed or self._ended or self._buffered):
+            self._data.clear()
+            await self._data.wait()
+        return self._next()
+
+    def _next(self) -> bytes:
         if self._closed:
             raise BadRequestError("this pipe is closed")
         if not self._buffered and self._error is not None:
@@ -143,9 +155,9 @@ class IPFSResourceManager:
 
     async def fetch_content_to_pipe(self, cid: Path, pipe: Pipe) -> None:
         """Write all of a file into a pipe, and its end; an error reaches the reader, and is not raised here."""
-        if self.ipfs_api is None:
-            raise BadRequestError("IPFSResourceManager(ipfs_api) needs a node to fetch from")
         try:
+            if self.ipfs_api is None:
+                raise BadRequestError("IPFSResourceManager(ipfs_api) needs a node to fetch from")  # noqa: TRY301
             async with (
                 IPFSContentStream(self.ipfs_api, cid) as stream,
                 aclosing(stream.iter_chunks(pipe.chunk_size)) as chunks,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ipfs_stream_nb.content.cid import BytesLike
 from ipfs_stream_nb.content.node import FileWriter, Node
 from ipfs_stream_nb.content.uploads import Uploads, UploadWriter
 from ipfs_stream_nb.errors import BadRequestError
+
+UNNAMED: Final = "unnamed"
+"""The guide's name for a file that has none: its pin gets no name."""
 
 
 class IPFSUploadHandler:
@@ -22,7 +25,7 @@ class IPFSUploadHandler:
         self,
         ipfs_api: Node,
         *,
-        filename: str = "unnamed",
+        filename: str = UNNAMED,
         total_bytes: int | None = None,
         mime_type: str = "",
         profile: str | None = None,
@@ -51,11 +54,14 @@ class IPFSUploadHandler:
         if isinstance(uploads, Uploads):
             if self.upload_id is None:
                 writer = await uploads.begin(
-                    name=self.filename, mime_type=self._mime_type, size=self._total, profile=self._profile
+                    name="" if self.filename == UNNAMED else self.filename,
+                    mime_type=self._mime_type,
+                    size=self._total,
+                    profile=self._profile,
                 )
             else:
                 writer = await uploads.resume(self.upload_id)
-            self.upload_id, self.filename, self._total = writer.id, writer.name, writer.total_bytes
+            self.upload_id, self.filename, self._total = writer.id, writer.name or UNNAMED, writer.total_bytes
             self._writer = writer
             return writer.durable
         if self.upload_id is not None:
@@ -117,7 +123,7 @@ class IPFSUploadHandler:
         """Commit what is left: {"cid", "size"}; it survives a kill -9 from here on."""
         await self.start()
         assert self._writer is not None  # noqa: S101  # start made it
-        added = await self._writer.finish(pin=pin, name="" if self.filename == "unnamed" else self.filename)
+        added = await self._writer.finish(pin=pin, name="" if self.filename == UNNAMED else self.filename)
         return {"cid": str(added.cid), "size": added.size}
 
     async def suspend(self) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.blocks.leases import OWNER_BYTES
@@ -18,7 +18,7 @@ from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.importer import Block, get_profile
 from ipfs_stream_nb.content.node import Added
 from ipfs_stream_nb.content.store_source import StoreThreads
-from ipfs_stream_nb.content.writer import BatchSink, FileImport, LeafCutter
+from ipfs_stream_nb.content.writer import BATCH_BYTES, BatchSink, FileImport, LeafCutter
 from ipfs_stream_nb.errors import BadRequestError, BusyError, IPFSStreamError, NotFoundError
 
 CHECKPOINT_SECONDS: Final = 1.0
@@ -30,6 +30,23 @@ UPLOAD_TTL: Final = 24 * 3600.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do it to its end, also where the wait is cancelled, once or again; that is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        if not task.cancelled():
+            task.exception()  # there is nobody left to tell
+        raise asyncio.CancelledError
+    return task.result()
+
 
 Keep = Callable[[CID, bool, str], Awaitable[None]]
 """Has a root kept by somebody else than the store: with or without a pin, under a name."""
@@ -49,6 +66,8 @@ class UploadWriter:
         self._lock = asyncio.Lock()
         self._torn = False
         """Whether a write was cancelled: nobody knows how much of its bytes was taken."""
+        self._refused = False
+        """Whether more came than was declared: what is here is not what the client has."""
         self._end: IPFSStreamError | None = None
         self.durable = record.durable
         """Bytes that survive a kill -9."""
@@ -98,18 +117,24 @@ class UploadWriter:
             if self._torn:
                 raise BadRequestError("a write of this upload was cancelled; resume it to go on")
             if total is not None and came > total:
+                self._refused = True
                 raise BadRequestError(
                     f"{total} bytes were declared, and {came} came; the last frame is not taken"
                 )
+            view = memoryview(data).cast("B")
             try:
-                await self._cutter.write(data)
-                if self._sink.is_due:
-                    await self._commit(self._file.builder.file_bytes, b"")
-                elif time.monotonic() - self._told >= CHECKPOINT_SECONDS:
-                    await self._commit_all()
+                for at in range(0, len(view), BATCH_BYTES):
+                    await self._take(data if len(view) <= BATCH_BYTES else view[at : at + BATCH_BYTES])
             except asyncio.CancelledError:
                 self._torn = True
                 raise
+
+    async def _take(self, data: BytesLike) -> None:
+        await self._cutter.write(data)
+        if self._sink.is_due:
+            await self._commit(self._file.builder.file_bytes, b"")
+        elif time.monotonic() - self._told >= CHECKPOINT_SECONDS:
+            await self._commit_all()
 
     async def checkpoint(self) -> int:
         """Make all that was taken durable; gives the bytes."""
@@ -145,7 +170,8 @@ class UploadWriter:
     async def finish(self, *, pin: bool = True, name: str = "") -> Added:
         """Commit what is left and give the CID: it survives a kill -9 from here on.
 
-        Raises BadRequestError where less came than was declared; the upload stays open then.
+        Raises BadRequestError where less came than was declared; the upload stays open then. Where more came, which
+        is not taken, or a write was cancelled, only a resumption helps.
         """
         async with self._lock:
             if self.finished is not None:
@@ -155,6 +181,9 @@ class UploadWriter:
                 raise BadRequestError(
                     f"{self.total_bytes} bytes were declared, and {self.bytes_written} came; send the rest, or cancel"
                 )
+            if self._torn or self._refused:
+                what = "a write was cancelled" if self._torn else "more bytes came than were declared"
+                raise BadRequestError(f"{what}, so this is not the file; resume the upload, or cancel it")
             self._record = replace(self._record, name=name or self._record.name)
             await self._commit_all()  # what can be gone on with, should the rest of this fail
             await self._sink.wait()
@@ -167,18 +196,30 @@ class UploadWriter:
             except IPFSStreamError as error:
                 self._end = error  # the DAG is closed; whoever resumes goes on from the record
                 raise
+            except asyncio.CancelledError:
+                self._end = BadRequestError("the end of this upload was cancelled; resume it to go on")
+                raise
             self._record = result
         self._uploads.forget(self)
         return Added(root, size, dag_size, result.name)
 
     async def suspend(self) -> None:
-        """Make what was taken durable, and leave it to whoever resumes it. Never raises; idempotent."""
+        """Make what was taken durable, and leave it to whoever resumes it. Raises no error of ours; idempotent.
+
+        It is done to the end also where the wait is cancelled, as is `abort`.
+        """
+        await to_the_end(self._suspend())
+
+    async def _suspend(self) -> None:
         with suppress(IPFSStreamError):
             await self.checkpoint()
         await self._close(BusyError(f"the upload {self.id} goes on over another connection"))
 
     async def abort(self) -> None:
         """Give the upload up, with all that came of it. Idempotent."""
+        await to_the_end(self._abort())
+
+    async def _abort(self) -> None:
         await self._close(BadRequestError(f"the upload {self.id} was cancelled; begin another one"))
         if self.finished is None:
             await self._sink.in_thread(partial(self._uploads.store.uploads.discard, self._record.id))
@@ -219,7 +260,11 @@ class Uploads:
         record = UploadRecord(
             secrets.token_bytes(OWNER_BYTES), name, mime_type, size, get_profile(profile).name
         )
-        await self._run(self.store.uploads.begin, record, MAX_UNFINISHED)
+        try:
+            await to_the_end(self._run(self.store.uploads.begin, record, MAX_UNFINISHED))
+        except asyncio.CancelledError:
+            await to_the_end(self._run(self.store.uploads.discard, record.id))  # nobody knows its id
+            raise
         return self._opened(record)
 
     async def resume(self, upload_id: str) -> UploadWriter:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,18 +20,33 @@ from ipfs_stream_nb.content.pipe import Pipe, PipeClosedError
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.content.stream import IPFSContentStream
 from ipfs_stream_nb.content.upload_handler import IPFSUploadHandler
-from ipfs_stream_nb.errors import BadRequestError, BusyError, IPFSStreamError, RetrievalTimeoutError
+from ipfs_stream_nb.content.uploads import to_the_end
+from ipfs_stream_nb.errors import (
+    BadRequestError,
+    BusyError,
+    IPFSStreamError,
+    RetrievalTimeoutError,
+    TooLargeError,
+)
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb.transports.connection import (
     Authorize,
     Connection,
     ConnectionClosedError,
+    content_path,
     error_message,
     integer,
     read_json,
+    shown,
 )
-from ipfs_stream_nb.transports.stream import Download, Part
-from ipfs_stream_nb.transports.upload import PROGRESS_SECONDS, UploadLimits, check_room, open_upload
+from ipfs_stream_nb.transports.stream import Ahead, Download, Part
+from ipfs_stream_nb.transports.upload import (
+    PROGRESS_SECONDS,
+    UploadLimits,
+    check_room,
+    open_upload,
+    patiently,
+)
 
 WINDOW: Final = 1 << 20
 """Bytes that may be under way in one transfer, in one direction, before the receiver gives more credit."""
@@ -40,7 +55,7 @@ CLOSE_SECONDS: Final = 5.0
 """Seconds that transfers have to end once the client has closed."""
 MAX_ID: Final = (1 << 32) - 1
 COMMANDS: Final = ("get", "add", "end", "pin", "cancel", "credit", "close")
-PATH_CHARACTERS: Final = 8192
+_Message = dict[str, Any]
 _FRAME: Final = 65_536
 _LEGACY: Final = -1
 """The place of the one transfer without an id."""
@@ -92,6 +107,8 @@ class BidirectionalConversation:
         self._limits = limits
         self._authorize = authorize
         self._transfers: dict[int, _Transfer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Those of transfers, and of ones whose last message is not sent yet."""
 
     async def run(self) -> None:
         """Serve commands until the client closes. What is wrong with one is answered, and disturbs no other."""
@@ -109,7 +126,8 @@ class BidirectionalConversation:
                 identifier: int | None = None
                 try:
                     if isinstance(message, bytes):
-                        await self._frame(message)
+                        identifier = self._addressee(message)
+                        await self._frame(message, identifier)
                         continue
                     command = read_json(message, "a command")
                     identifier = _id_of(command)
@@ -119,20 +137,19 @@ class BidirectionalConversation:
                     self._connection.failed(error)
                     answer = {} if identifier in {None, _LEGACY} else {"id": identifier}
                     await self._connection.send_json(error.to_json() | answer)
-            tasks = [transfer.task for transfer in self._transfers.values() if transfer.task is not None]
-            if tasks:
-                await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
             await self._connection.send_json({"type": "goodbye", "timestamp": time.time()})
             await self._connection.close()
         finally:
             await self._end_all()
 
     async def _end_all(self) -> None:
-        tasks = [transfer.task for transfer in self._transfers.values() if transfer.task is not None]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await to_the_end(asyncio.wait(tasks))
 
     # -- what the client says
 
@@ -141,28 +158,29 @@ class BidirectionalConversation:
         match command.get("command", command.get("type")):
             case "get":
                 await self._authorize(Action.READ, _root(command))
-                self._start(identifier, "get", self._get(identifier, command))
+                await self._start(identifier, "get", self._get(identifier, command))
             case "add":
                 await self._authorize(Action.ADD, None)
-                self._start(identifier, "add", self._add(identifier, command))
+                await self._start(identifier, "add", self._add(identifier, command))
             case "end" | "complete":
                 self._of(identifier, "add").end()
             case "pin":
-                root = CID.parse(_path(command))
+                root = CID.parse(content_path(command))
                 await self._authorize(Action.PIN, root)
-                self._start(identifier, "pin", self._pin(identifier, root))
+                await self._start(identifier, "pin", self._pin(root))
             case "cancel":
                 transfer = self._transfers.get(identifier)
                 if transfer is None or transfer.task is None:
                     raise BadRequestError(f"there is no transfer {_shown(identifier)} to cancel")
-                transfer.cancelled = True
-                transfer.task.cancel()
+                if not transfer.cancelled:  # a second one would break off what the first one has begun
+                    transfer.cancelled = True
+                    transfer.task.cancel()
             case "credit":
                 self._take_credit(identifier, command)
             case "close":
                 return True
             case other:
-                raise BadRequestError(f"{str(other)[:80]!r} is no command; {', '.join(COMMANDS)} are")
+                raise BadRequestError(f"{shown(other)} is no command; {', '.join(COMMANDS)} are")
         return False
 
     def _of(self, identifier: int, kind: str) -> Pipe:
@@ -180,23 +198,25 @@ class BidirectionalConversation:
             transfer.credit = min(transfer.credit + more, MAX_CREDIT)
             transfer.given.set()
 
-    async def _frame(self, data: bytes) -> None:
-        """A binary message: the next bytes of an add."""
+    def _addressee(self, data: bytes) -> int:
+        """The transfer that a binary message is for. Raises BadRequestError."""
         legacy = self._transfers.get(_LEGACY)
         if legacy is not None and legacy.kind == "add":
-            await self._into(legacy, memoryview(data))
-            return
+            return _LEGACY
         if len(data) < 4:
             raise BadRequestError(
                 f"a binary message begins with its transfer's id in 4 bytes; this one has {len(data)}"
             )
-        identifier = int.from_bytes(data[:4], "big")
+        return int.from_bytes(data[:4], "big")
+
+    async def _frame(self, data: bytes, identifier: int) -> None:
+        """A binary message: the next bytes of an add."""
         transfer = self._transfers.get(identifier)
         if transfer is None or transfer.pipe is None:
             raise BadRequestError(
                 f"there is no add {identifier} under way for the {len(data) - 4} bytes that came"
             )
-        await self._into(transfer, memoryview(data)[4:])
+        await self._into(transfer, memoryview(data)[0 if identifier == _LEGACY else 4 :])
 
     async def _into(self, transfer: _Transfer, data: memoryview) -> None:
         """Hand bytes on. Who keeps to the credit never waits here; who does not holds up this socket."""
@@ -209,81 +229,93 @@ class BidirectionalConversation:
 
     # -- transfers
 
-    def _start(self, identifier: int, kind: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _start(self, identifier: int, kind: str, work: Coroutine[Any, Any, _Message]) -> None:
+        most = self._limits.max_transfers
         refusal: IPFSStreamError | None = None
         if identifier in self._transfers:
             refusal = BadRequestError(
                 f"{_shown(identifier)} is in use; an id is free again once it has ended"
             )
-        elif len(self._transfers) >= self._limits.max_transfers:
-            refusal = BusyError(
-                f"{self._limits.max_transfers} transfers run over this connection, which is the limit"
-            )
+        elif len(self._transfers) >= most or len(self._tasks) >= 2 * most:  # of some the last message is left
+            refusal = BusyError(f"{most} transfers run over this connection, which is the limit")
         if refusal is not None:
             work.close()
             raise refusal
         transfer = self._transfers[identifier] = _Transfer(identifier, kind)
         if kind == "add":
             transfer.pipe = Pipe(2 * WINDOW, _FRAME)
-        transfer.task = asyncio.create_task(self._run(transfer, work), name=f"{kind} {identifier}")
+        task = transfer.task = asyncio.create_task(self._run(transfer, work), name=f"{kind} {identifier}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.sleep(
+            0
+        )  # it is under way when the next command comes: one that never began would never end
 
-    async def _run(self, transfer: _Transfer, work: Coroutine[Any, Any, None]) -> None:
-        """A transfer from its beginning to its last message; its own errors end it alone."""
+    async def _run(self, transfer: _Transfer, work: Coroutine[Any, Any, _Message]) -> None:
+        """A transfer from its beginning to its last message; its own errors end it alone.
+
+        Its id is free before that message is sent: whoever has it may use the id again at once.
+        """
+        last: _Message | None = None
         try:
-            await work
+            last = await work
         except ConnectionClosedError:
             pass
         except asyncio.CancelledError:
             if transfer.cancelled:
-                with suppress(ConnectionClosedError):
-                    await self._connection.send_json(
-                        {"type": "cancelled", **transfer.answer, "timestamp": time.time()}
-                    )
+                last = {"type": "cancelled"}
         except Exception as error:  # noqa: BLE001  # told to the client, and noted by the connection
             self._connection.failed(error)
-            with suppress(ConnectionClosedError):
-                await self._connection.send_json(error_message(error) | transfer.answer)
+            last = error_message(error)
         finally:
             if transfer.pipe is not None:
                 transfer.pipe.close()
             del self._transfers[transfer.id]
+        if last is not None:
+            with suppress(ConnectionClosedError):
+                await self._connection.send_json({**last, "timestamp": time.time()} | transfer.answer)
 
-    async def _get(self, identifier: int, command: dict[str, Any]) -> None:
+    async def _get(self, identifier: int, command: dict[str, Any]) -> _Message:
         transfer = self._transfers[identifier]
         part = Part(integer(command, "offset", default=0) or 0, integer(command, "length"))
-        async with IPFSContentStream(self._api, _path(command)) as stream:
+        async with IPFSContentStream(self._api, content_path(command)) as stream:
             download = await Download.open(stream, part)
             credit = {} if identifier == _LEGACY else {"credit": WINDOW}
             await self._connection.send_json(download.metadata | transfer.answer | credit)
-            async with aclosing(download.chunks()) as chunks:
-                async for chunk in chunks:
-                    await self._send(transfer, chunk)
-                    download.bytes_sent += len(chunk)
-                    told = download.progress()
-                    if told is not None:
-                        await self._connection.send_json(told | transfer.answer)
-            await self._connection.send_json(
-                {"type": "complete", "bytes_sent": download.bytes_sent, "timestamp": time.time()}
-                | transfer.answer
-            )
 
-    async def _send(self, transfer: _Transfer, chunk: bytes) -> None:
-        """Send a chunk, in parts where the credit does not reach."""
+            async def take(batch: list[memoryview]) -> int:
+                took = await self._send(transfer, batch)
+                download.bytes_sent += took
+                told = download.progress()
+                if told is not None:
+                    await self._connection.send_json(told | transfer.answer)
+                return took
+
+            async def ready() -> None:
+                await self._connection.drained()
+                await self._await_credit(transfer)
+
+            async with Ahead(download) as ahead:
+                await ahead.send(take, ready)
+        return {"type": "complete", "bytes_sent": download.bytes_sent}
+
+    async def _send(self, transfer: _Transfer, batch: list[memoryview]) -> int:
+        """Send chunks, as far as the credit reaches and the client reads: how many bytes."""
         if transfer.id == _LEGACY:
-            await self._connection.send_bytes(chunk)
-            return
-        view = memoryview(chunk)
-        while view:
-            await self._await_credit(transfer)
-            part = view[: transfer.credit]
-            transfer.credit -= len(part)
-            view = view[len(part) :]
-            await self._connection.send_bytes(transfer.id.to_bytes(4, "big"), part)
+            return sum(map(len, batch[: await self._connection.send_all(batch)]))
+        head, room, frames = transfer.id.to_bytes(4, "big"), transfer.credit, []
+        for chunk in batch:
+            if room:
+                frames.append(b"".join((head, chunk[:room])))
+                room -= len(frames[-1]) - len(head)
+        sent = sum(len(frame) - len(head) for frame in frames[: await self._connection.send_all(frames)])
+        transfer.credit -= sent
+        return sent
 
     async def _await_credit(self, transfer: _Transfer) -> None:
         try:
             async with asyncio.timeout(self._limits.stall_timeout):
-                while not transfer.credit:
+                while not transfer.credit and transfer.id != _LEGACY:
                     transfer.given.clear()
                     await transfer.given.wait()
         except TimeoutError:
@@ -291,7 +323,7 @@ class BidirectionalConversation:
                 f"transfer {transfer.id} got no credit for {self._limits.stall_timeout:g} s"
             ) from None
 
-    async def _add(self, identifier: int, command: dict[str, Any]) -> None:
+    async def _add(self, identifier: int, command: dict[str, Any]) -> _Message:
         transfer = self._transfers[identifier]
         handler = open_upload(self._api, command, self._limits.upload)
         try:
@@ -302,11 +334,12 @@ class BidirectionalConversation:
                 | transfer.answer
                 | credit
             )
-            await self._take_in(transfer, handler)
-            result = await handler.finalize()
-            await self._connection.send_json(
-                {"type": "result", "success": True, **result, "timestamp": time.time()} | transfer.answer
-            )
+            try:
+                await self._take_in(transfer, handler)
+            except TooLargeError:
+                await handler.abort()
+                raise
+            return {"type": "result", "success": True, **await handler.finalize()}
         finally:
             if transfer.cancelled:
                 await handler.abort()
@@ -317,7 +350,7 @@ class BidirectionalConversation:
         """All bytes of an add, giving credit as they are taken."""
         assert transfer.pipe is not None  # noqa: S101  # an add has one
         told, given = time.monotonic(), 0
-        while chunk := await self._from_pipe(transfer.pipe):
+        while chunk := await self._from_pipe(transfer, handler):
             check_room(handler, len(chunk), self._limits.upload)
             await handler.add_chunk(chunk)
             given += len(chunk)
@@ -328,19 +361,20 @@ class BidirectionalConversation:
                 told = time.monotonic()
                 await self._connection.send_json(handler.get_progress() | transfer.answer)
 
-    async def _from_pipe(self, pipe: Pipe) -> bytes:
-        try:
-            async with asyncio.timeout(self._limits.stall_timeout):
-                return await pipe.read()
-        except TimeoutError:
-            raise RetrievalTimeoutError(f"nothing came for {self._limits.stall_timeout:g} s") from None
+    async def _from_pipe(self, transfer: _Transfer, handler: IPFSUploadHandler) -> bytes:
+        """The next bytes; while none come, what came is made durable."""
+        assert transfer.pipe is not None  # noqa: S101  # an add has one
 
-    async def _pin(self, identifier: int, root: CID) -> None:
-        pin = await self._api.pin(root)
-        await self._connection.send_json(
-            {"type": "pin_result", "success": True, "cid": str(pin.cid), "timestamp": time.time()}
-            | self._transfers[identifier].answer
-        )
+        async def checkpoint() -> None:
+            before = handler.durable
+            await handler.checkpoint()
+            if handler.durable != before:
+                await self._connection.send_json(handler.get_progress() | transfer.answer)
+
+        return await patiently(transfer.pipe.read_some, self._limits.stall_timeout, checkpoint)
+
+    async def _pin(self, root: CID) -> _Message:
+        return {"type": "pin_result", "success": True, "cid": str((await self._api.pin(root)).cid)}
 
 
 def _id_of(command: dict[str, Any]) -> int:
@@ -357,14 +391,5 @@ def _shown(identifier: int) -> str:
     return "without an id" if identifier == _LEGACY else str(identifier)
 
 
-def _path(command: dict[str, Any]) -> str:
-    path = command.get("path", command.get("cid"))
-    if not isinstance(path, str) or not path:
-        raise BadRequestError("path or cid is missing, or is not text")
-    if len(path) > PATH_CHARACTERS:
-        raise BadRequestError(f"the path has {len(path)} characters; at most {PATH_CHARACTERS} are taken")
-    return path
-
-
 def _root(command: dict[str, Any]) -> CID:
-    return parse_path(_path(command))[0]
+    return parse_path(content_path(command))[0]

@@ -20,6 +20,8 @@ from ipfs_stream_nb.security.access import Action
 MAX_TEXT: Final = 64 << 10
 """Characters of a text message."""
 
+PATH_CHARACTERS: Final = 8192
+
 NORMAL: Final = 1000
 POLICY: Final = 1008
 TOO_BIG: Final = 1009
@@ -45,8 +47,12 @@ class Connection(Protocol):
     async def send_bytes(self, *parts: BytesLike) -> None:
         """Send the parts as one binary message. Raises ConnectionClosedError."""
 
-    async def send_all(self, messages: Sequence[BytesLike]) -> None:
-        """Send each as a binary message of its own. Raises ConnectionClosedError."""
+    async def send_all(self, messages: Sequence[BytesLike]) -> int:
+        """Send each as a binary message of its own; how many, of a slow client's only some, of which the last may be on
+        its way still: the rest is for the caller to let go of until `drained`. Raises ConnectionClosedError."""
+
+    async def drained(self) -> None:
+        """Wait until all that was sent has left this process. Raises ConnectionClosedError."""
 
     async def receive(self) -> str | bytes:
         """The next message. Raises ConnectionClosedError; nothing is lost where the wait is cancelled."""
@@ -109,7 +115,7 @@ def integer(message: dict[str, Any], name: str, *, default: int | None = None) -
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise BadRequestError(f"{name} is a whole number of 0 or more, not {str(value)[:80]!r}")
+        raise BadRequestError(f"{name} is a whole number of 0 or more, not {shown(value)}")
     return value
 
 
@@ -119,9 +125,34 @@ def text(message: dict[str, Any], name: str, most: int, *, default: str = "") ->
     if value is None:
         return default
     if not isinstance(value, str):
-        raise BadRequestError(f"{name} is text, not {str(value)[:80]!r}")
+        raise BadRequestError(f"{name} is text, not {shown(value)}")
     if len(value) > most:
         raise BadRequestError(f"{name} has {len(value)} characters; at most {most} are taken")
     if any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in value):
         raise BadRequestError(f"{name} has control characters: {value[:80]!r}")
+    check_unicode(value, name)
     return value
+
+
+def content_path(message: dict[str, Any]) -> str:
+    """The `path` or `cid` that a message names. Raises BadRequestError."""
+    path = message.get("path", message.get("cid"))
+    if not isinstance(path, str) or not path:
+        raise BadRequestError("path or cid is missing, or is not text")
+    if len(path) > PATH_CHARACTERS:
+        raise BadRequestError(f"the path has {len(path)} characters; at most {PATH_CHARACTERS} are taken")
+    check_unicode(path, "the path")
+    return path
+
+
+def check_unicode(value: str, name: str) -> None:
+    """Raise BadRequestError for half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRequestError(f"{name} has half a surrogate pair: {value[:80]!r}") from None
+
+
+def shown(value: object) -> str:
+    """A value of a message as an error names it. Lists and objects may be deep, and are only named."""
+    return f"a {type(value).__name__}" if isinstance(value, (list, dict)) else repr(str(value)[:80])

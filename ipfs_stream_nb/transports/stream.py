@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -19,6 +19,12 @@ from ipfs_stream_nb.transports.connection import Connection, ConnectionClosedErr
 
 PROGRESS_SECONDS: Final = 0.25
 """Seconds between two progress messages of a download, at the least."""
+SLOW_BYTES: Final = 4 * CHUNK_SIZE
+"""Bytes that are read at once for a client that is slow, or that nothing is known of yet."""
+FETCHED_BYTES: Final = 1 << 20
+"""The same where it may have to be fetched."""
+QUICK_BYTES: Final = 4 << 20
+"""Bytes that a client takes without a pause before it counts as quick: more than a system's socket buffers hold."""
 SSE_CHUNK: Final = 49_152
 """Bytes of a chunk event: a multiple of 3, so that the base64 of all chunks together is the base64 of all of it."""
 RETRY_MS: Final = 1000
@@ -70,9 +76,9 @@ class Download:
         """The wanted bytes."""
         return self.stream.iter_chunks(size, self.offset, self.length)
 
-    def batches(self) -> AsyncGenerator[list[memoryview], None]:
-        """The wanted bytes in chunks of CHUNK_SIZE, as many at once as are there."""
-        return self.stream.iter_batches(CHUNK_SIZE, self.offset, self.length)
+    def batches(self, offset: int, length: int) -> AsyncGenerator[list[memoryview], None]:
+        """Some of its bytes in chunks of CHUNK_SIZE, as many at once as are there."""
+        return self.stream.iter_batches(CHUNK_SIZE, offset, length)
 
     def progress(self) -> dict[str, Any] | None:
         """A progress message, where one is due: bytes_sent, total_bytes, percent, rate (bytes a second)."""
@@ -89,41 +95,69 @@ class Download:
         }
 
 
-class OneAhead:
-    """Has one thing done while the next is made; at the end of the block it is waited for, or cancelled."""
+Take = Callable[[list[memoryview]], Awaitable[int]]
+"""Sends chunks: how many of their bytes it took, which may be all, some or none."""
 
-    def __init__(self) -> None:
-        self._task: asyncio.Task[None] | None = None
 
-    async def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have it done once what was begun before is done. Raises what that raised."""
-        try:
-            await self.wait()
-        except BaseException:
-            work.close()
-            raise
-        self._task = asyncio.create_task(work, name="send ahead")
+class Ahead:
+    """The batches of a download, the next one read while the last is sent. A context manager."""
 
-    async def wait(self) -> None:
-        """Wait for what was begun. Raises what it raised."""
-        task, self._task = self._task, None
-        if task is not None:
-            try:
-                await task
-            except asyncio.CancelledError:
-                task.cancel()
-                raise
+    def __init__(self, download: Download) -> None:
+        self._download = download
+        self._at, self._end = download.offset, download.offset + download.length
+        # what is fetched comes in whole blocks
+        self._step = FETCHED_BYTES if download.stream.ipfs_api.fetches else SLOW_BYTES
+        self._batches: AsyncGenerator[list[memoryview], None] | None = None
+        self._reading: asyncio.Task[list[memoryview]] | None = None
+
+    async def send(self, take: Take, ready: Callable[[], Awaitable[None]]) -> None:
+        """Send all of it. Where `take` takes less than a batch, nothing is held until `ready` says that it takes more:
+        neither what was read ahead, nor what it did not take."""
+        quick = 0
+        while self._at < self._end:
+            batch = await self._next(None if quick >= QUICK_BYTES else self._step)
+            size = sum(map(len, batch))
+            took = await take(batch)
+            del batch
+            self._at += took
+            quick += took
+            if took < size:
+                quick = 0
+                await self.close()
+                await ready()
+
+    async def _next(self, most: int | None) -> list[memoryview]:
+        """The next batch; with `most`, of at most so many bytes, and nothing is read behind it."""
+        if most is not None:
+            async with aclosing(self._download.batches(self._at, min(most, self._end - self._at))) as batches:
+                return [chunk async for batch in batches for chunk in batch]
+        if self._batches is None:
+            self._batches = self._download.batches(self._at, self._end - self._at)
+        reading = self._reading or asyncio.ensure_future(anext(self._batches))
+        self._reading = reading
+        batch = await asyncio.shield(reading)
+        self._reading = None
+        if self._at + sum(map(len, batch)) < self._end:
+            self._reading = asyncio.ensure_future(anext(self._batches))
+        return batch
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of what was read. Idempotent."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.cancel()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.exception()
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            await batches.aclose()
 
 
 async def stream_content(
@@ -145,20 +179,23 @@ async def stream_content(
         async with IPFSContentStream(ipfs_api, path) as stream:
             download = await Download.open(stream, part)
             await connection.send_json(download.metadata)
-            digest = hashlib.sha256() if sha256 else None
-            async with aclosing(download.batches()) as batches, OneAhead() as sending:
-                async for batch in batches:
-                    await sending.begin(connection.send_all(batch))
-                    download.bytes_sent += sum(map(len, batch))
-                    if digest is not None:
-                        for chunk in batch:
-                            digest.update(chunk)
-                    told = download.progress() if progress else None
-                    if told is not None:
-                        await sending.begin(connection.send_json(told))
-                await sending.wait()
+            digest = hashlib.sha256()
+
+            async def take(batch: list[memoryview]) -> int:
+                chunks = batch[: await connection.send_all(batch)]
+                for chunk in chunks if sha256 else ():
+                    digest.update(chunk)
+                took = sum(map(len, chunks))
+                download.bytes_sent += took
+                told = download.progress() if progress else None
+                if told is not None:
+                    await connection.send_json(told)
+                return took
+
+            async with Ahead(download) as ahead:
+                await ahead.send(take, connection.drained)
         complete: dict[str, Any] = {"type": "complete", "bytes_sent": download.bytes_sent}
-        if digest is not None:
+        if sha256:
             complete["sha256"] = digest.hexdigest()
         await connection.send_json(complete | {"timestamp": time.time()})
         await connection.close()
@@ -180,11 +217,14 @@ async def _refuse_messages(connection: Connection) -> None:
             )
 
 
-async def sse_events(ipfs_api: Node, path: str, part: Part) -> AsyncGenerator[str, None]:
+async def sse_events(
+    ipfs_api: Node, path: str, part: Part, failed: Callable[[Exception], None] | None = None
+) -> AsyncGenerator[str, None]:
     """`GET /sse/stream`: the events `metadata`, `chunk` (base64), `complete` or `error`, each with its id.
 
     The id is the offset of the first byte behind what came so far, so that `Last-Event-ID` is the `offset` of a
-    resumption. Raises the errors of looking the file up before the first event.
+    resumption. Raises the errors of looking the file up before the first event; `failed` is told of those that
+    become one.
     """
     async with IPFSContentStream(ipfs_api, path) as stream:
         download = await Download.open(stream, part)
@@ -196,6 +236,8 @@ async def sse_events(ipfs_api: Node, path: str, part: Part) -> AsyncGenerator[st
                     text = base64.b64encode(chunk).decode()
                     yield event("chunk", text, download.offset + download.bytes_sent)
         except IPFSStreamError as error:
+            if failed is not None:
+                failed(error)
             yield event("error", json.dumps(error_message(error)))
             return
         done = {"success": True, "bytes_sent": download.bytes_sent}
@@ -209,8 +251,15 @@ def event(name: str, data: str, identifier: object = None) -> str:
 
 
 async def with_keep_alive(events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """The same events, with a comment where none comes for KEEP_ALIVE_SECONDS: proxies cut what is silent."""
+    """The same events, with a comment where none comes for KEEP_ALIVE_SECONDS: proxies cut what is silent.
+
+    The first one is waited for: until it is there, what goes wrong can still become an answer of its own.
+    """
     async with aclosing(events):
+        first = await _next(events)
+        if first is None:
+            return
+        yield first
         pending: asyncio.Task[str | None] | None = None
         try:
             while True:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ipfs_stream_nb.content.blocks.pins import MAX_NAME
 from ipfs_stream_nb.content.node import Node
-from ipfs_stream_nb.content.upload_handler import IPFSUploadHandler
+from ipfs_stream_nb.content.upload_handler import UNNAMED, IPFSUploadHandler
 from ipfs_stream_nb.errors import (
     BadRequestError,
     RetrievalTimeoutError,
@@ -22,8 +23,11 @@ from ipfs_stream_nb.transports.connection import (
     integer,
     read_json,
     refuse,
+    shown,
     text,
 )
+
+T = TypeVar("T")
 
 PROGRESS_SECONDS: Final = 0.1
 """Seconds between two progress messages of an upload, at the least."""
@@ -52,10 +56,10 @@ def open_upload(ipfs_api: Node, facts: dict[str, Any], limits: UploadLimits) -> 
         raise TooLargeError(f"the file has {size} bytes; at most {limits.max_size} are taken")
     upload_id = facts.get("upload_id")
     if upload_id is not None and not isinstance(upload_id, str):
-        raise BadRequestError(f"upload_id is text, not {str(upload_id)[:80]!r}")
+        raise BadRequestError(f"upload_id is text, not {shown(upload_id)}")
     return IPFSUploadHandler(
         ipfs_api,
-        filename=text(facts, "filename", MAX_NAME_CHARACTERS) or "unnamed",
+        filename=text(facts, "filename", MAX_NAME_CHARACTERS) or UNNAMED,
         total_bytes=size,
         mime_type=text(facts, "mime_type", MAX_MIME),
         profile=text(facts, "cid_profile", MAX_PROFILE) or None,
@@ -67,6 +71,27 @@ def check_room(handler: IPFSUploadHandler, more: int, limits: UploadLimits) -> N
     """Raise TooLargeError where a file would pass the limit."""
     if handler.bytes_processed + more > limits.max_size:
         raise TooLargeError(f"the file has over {limits.max_size} bytes, the most that are taken")
+
+
+async def patiently(
+    coming: Callable[[], Coroutine[Any, Any, T]], limit: float, checkpoint: Callable[[], Awaitable[None]]
+) -> T:
+    """What `coming` gives; `checkpoint` is done where that takes IDLE_CHECKPOINT.
+
+    Raises RetrievalTimeoutError where it takes `limit` seconds.
+    """
+    try:
+        async with asyncio.timeout(min(IDLE_CHECKPOINT, limit)):
+            return await coming()
+    except TimeoutError:
+        await checkpoint()
+    try:
+        async with asyncio.timeout(limit):
+            return await coming()
+    except TimeoutError:
+        raise RetrievalTimeoutError(
+            f"nothing came for {limit:g} s; resume the upload with its upload_id"
+        ) from None
 
 
 class UploadConversation:
@@ -112,28 +137,20 @@ class UploadConversation:
 
     async def _next(self) -> str | bytes:
         """The next message; while none comes, what came is made durable."""
-        limit = self._limits.idle_timeout
-        try:
-            async with asyncio.timeout(min(IDLE_CHECKPOINT, limit)):
-                return await self._connection.receive()
-        except TimeoutError:
+
+        async def checkpoint() -> None:
             if self._handler is not None:
                 await self._handler.checkpoint()
                 await self._tell(due=True)
-        try:
-            async with asyncio.timeout(limit):
-                return await self._connection.receive()
-        except TimeoutError:
-            raise RetrievalTimeoutError(
-                f"nothing came for {limit:g} s; resume the upload with its upload_id"
-            ) from None
+
+        return await patiently(self._connection.receive, self._limits.idle_timeout, checkpoint)
 
     async def _text(self, message: str) -> bool:
         facts = read_json(message, _DUE if self._handler is None else 'binary frames or {"type": "complete"}')
         kind = facts.get("type", facts.get("command"))
         if self._handler is None:
-            if kind not in {None, "metadata"}:
-                raise BadRequestError(f"{str(kind)[:80]!r} came where {_DUE} was due")
+            if kind not in (None, "metadata"):
+                raise BadRequestError(f"{shown(kind)} came where {_DUE} was due")
             await self._begin(facts)
             return False
         if kind == "complete":
@@ -146,13 +163,13 @@ class UploadConversation:
             await self._connection.close()
             return True
         raise BadRequestError(
-            f"{str(kind)[:80]!r} is no message of an upload: binary frames, complete and cancel are"
+            f"{shown(kind)} is no message of an upload: binary frames, complete and cancel are"
         )
 
     async def _begin(self, facts: dict[str, Any]) -> None:
         pin = facts.get("pin", True)
         if not isinstance(pin, bool):
-            raise BadRequestError(f"pin is true or false, not {str(pin)[:80]!r}")
+            raise BadRequestError(f"pin is true or false, not {shown(pin)}")
         handler = open_upload(self._api, facts, self._limits)
         offset = await handler.start()
         self._handler, self._pin = handler, pin

@@ -7,7 +7,7 @@ import contextlib
 import io
 import random
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,6 +128,12 @@ def jupyter_folders(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("JUPYTER_NO_CONFIG", "1")
     for kind in ("CONFIG", "DATA", "RUNTIME"):
         monkeypatch.setenv(f"JUPYTER_{kind}_DIR", str(tmp_path / kind.lower()))
+
+
+@pytest.fixture
+def start_server(jupyter_folders) -> Callable[[dict[str, Any], Any], Any]:
+    """`running`, for tests that stop a server and start the next one."""
+    return running
 
 
 @pytest.fixture

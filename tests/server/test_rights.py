@@ -24,6 +24,17 @@ from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
 A, B = CID.of(b"a"), CID.of(b"b")
 
 
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "eA==",
+}
+"""A WebSocket's handshake."""
+POLICY_ASKED_LATER = ["GET ws/bidirectional: 101"]
+"""What opens whatever the policy says, since that is asked about each command (test_sockets.py)."""
+
+
 class DenyAll(Authorizer):
     """Jupyter's authorizer, saying no to our resource, and to whoever asks for another one."""
 
@@ -67,8 +78,9 @@ async def unprotected(server, **kwargs):
     found = []
     for method, path in requests_of(server.extension):
         body = b"{}" if method in {"POST", "PUT"} else None
-        async with server.anonymous(method, path, data=body, **kwargs) as answer:
-            is_json = answer.headers["Content-Type"] == "application/json"
+        sent = kwargs | ({"headers": kwargs.get("headers", {}) | UPGRADE} if path.startswith("ws/") else {})
+        async with server.anonymous(method, path, data=body, **sent) as answer:
+            is_json = answer.headers.get("Content-Type") == "application/json"
             if answer.status != 403 or not is_json or "Location" in answer.headers:
                 found.append(f"{method} {path}: {answer.status}")
             elif method != "HEAD":
@@ -164,8 +176,11 @@ async def test_jupyters_authorizer_is_asked_on_every_route(server):
     server.app.web_app.asked = asked = []
     assert await unprotected(server, headers={"Authorization": f"token {server.token}"}) == []
     assert len(asked) == len(list(requests_of(server.extension)))
+    writes = [method for method, action, _ in asked if action == "write"]
+    assert writes.count("GET") == 1  # the upload's handshake
     for method, action, resource in asked:
-        assert (action, resource) == ("read" if method in {"GET", "HEAD"} else "write", "ipfs")
+        assert resource == "ipfs"
+        assert action == "write" or method in {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize("server_config", [{"IPFSStreamExtension": {"access_policy_class": Recording}}])
@@ -173,13 +188,15 @@ async def test_the_access_policy_is_asked_on_every_route(server):
     """Each route asks the policy about its own action, and about the CID where it names one."""
     Recording.asked.clear()
     (await server.node()).names = NamesOfA()
-    assert await unprotected(server, headers={"Authorization": f"token {server.token}"}) == []
+    headers = {"Authorization": f"token {server.token}"}
+    assert await unprotected(server, headers=headers) == POLICY_ASKED_LATER
     asked = [(str(action), cid) for _, action, cid in Recording.asked]
     assert sorted(asked, key=str) == sorted(
         [
             *[("read", A)] * 5,  # GET and HEAD of content, stat, ls, sources
             *[("read", A)] * 3,  # GET and HEAD of what is below a name, and what it stands for
-            *[("add", None)] * 2,
+            *[("read", A)] * 2,  # the stream, over WebSocket and as events
+            *[("add", None)] * 3,
             ("remove", A),
             ("pin", A),
             ("unpin", A),
@@ -371,7 +388,7 @@ async def test_shared_caches_keep_nothing_that_came_with_a_credential(server, ca
         ({}, "action"),
         ({"action": "read"}, "cid"),
         ({"action": "fly", "cid": str(A)}, "'fly'"),
-        ({"action": "add", "cid": str(A)}, "'add'"),
+        ({"action": "add", "cid": str(A)}, "names no cid"),
         ({"action": ["read"], "cid": str(A)}, "action"),
         ({"action": "read", "cid": 5}, "cid"),
         ({"action": "read", "cid": "nonsense"}, "nonsense"),

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ipfs_stream_nb.content.blocks import gc, pins
-from ipfs_stream_nb.content.blocks.environment import Environment
+from ipfs_stream_nb.content.blocks.environment import OPEN_WAIT, Environment
 from ipfs_stream_nb.content.blocks.inserts import Limits, insert
 from ipfs_stream_nb.content.blocks.records import batch_cids, batch_owner
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.importer import Levels, pack_levels, unpack_levels
-from ipfs_stream_nb.errors import BusyError, NotFoundError
+from ipfs_stream_nb.errors import BusyError, CorruptContentError, NotFoundError
 
 if TYPE_CHECKING:
     from ipfs_stream_nb.content.blocks.records import Txn
@@ -167,24 +167,33 @@ class StoredUploads:
         with env.read() as txn:
             return _all(env, txn)
 
-    def discard(self, key: bytes) -> bool:
-        """Forget one, and delete those of its blocks that nothing else needs. False where there is none."""
+    def discard(self, key: bytes, before: float | None = None) -> bool:
+        """Forget one, and delete those of its blocks that nothing else needs. False where there is none.
+
+        `before`: only if nothing came for it since then.
+        """
         env = self._of()
 
         def change(txn: Txn) -> tuple[bool, list[CID]]:
+            raw = txn.get(key, db=env.db.uploads)
+            if before is not None and (
+                raw is None or UploadRecord.unpack(key, raw, whole=False).updated >= before
+            ):
+                return False, []
             cids = _drop_notes(env, txn, key)
             return txn.delete(key, db=env.db.uploads), cids
 
         known, cids = env.update(change)
         if cids:
-            with suppress(BusyError), gc.one_at_a_time(env, wait=0):  # a collection that runs takes them
+            # where a pinned tree is damaged nobody knows what it needs: a later collection takes them
+            with suppress(BusyError, CorruptContentError), gc.one_at_a_time(env, wait=OPEN_WAIT):
                 gc.sweep(env, dict.fromkeys(cid.multihash for cid in cids))
         return known
 
     def expire(self, ttl: float) -> int:
         """Discard those that nothing came for in `ttl` seconds; gives how many."""
         before = time.time() - ttl
-        return sum([self.discard(one.id) for one in self.all() if one.updated < before])
+        return sum([self.discard(one.id, before) for one in self.all() if one.updated < before])
 
     def _check(self, env: Environment, txn: Txn, record: UploadRecord) -> None:
         raw = txn.get(record.id, db=env.db.uploads)

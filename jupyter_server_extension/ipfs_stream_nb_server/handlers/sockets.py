@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
+from inspect import isawaitable
 from typing import Any, Final
 
 from jupyter_server.base.websocket import WebSocketMixin
-from tornado.iostream import IOStream, StreamClosedError
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 from ipfs_stream_nb.content.cid import CID, BytesLike
-from ipfs_stream_nb.errors import BadCIDError, IPFSStreamError, UnauthorizedError
+from ipfs_stream_nb.errors import BadCIDError, BadRequestError, IPFSStreamError, UnauthorizedError
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb.transports.bidirectional import BidirectionalConversation, BidirectionalLimits
 from ipfs_stream_nb.transports.connection import NORMAL, ConnectionClosedError, refuse
 from ipfs_stream_nb.transports.stream import stream_content
 from ipfs_stream_nb.transports.upload import UploadConversation, UploadLimits
-from ipfs_stream_nb_server.handlers.base import RESOURCE, IPFSHandler, access
+from ipfs_stream_nb_server import frames
+from ipfs_stream_nb_server.handlers.base import CROSS_ORIGIN, RESOURCE, IPFSHandler, access
 from ipfs_stream_nb_server.handlers.parts import part_argument
 from ipfs_stream_nb_server.limits import PING_SECONDS, Slots
+from ipfs_stream_nb_server.lingering import LingeringProtocol
 
+SLOW_SECONDS: Final = 0.02
+"""A client that does not take a message within this time is slow: nothing more is held for it than that message."""
 INCOMING: Final = 2
 """Messages of a client that wait to be taken: the socket is not read meanwhile."""
 
@@ -37,6 +42,9 @@ class SocketConnection:
         self._stall_timeout = stall_timeout
         self._incoming: asyncio.Queue[str | bytes | None] = asyncio.Queue(INCOMING)
         self._sending = asyncio.Lock()
+        self._writing: asyncio.Future[None] | None = None
+        """A write that has not left this process: also one whose sender was cancelled."""
+        self._deadline = 0.0
         self.gone = False
         self._closing = False
         self._deaf = False
@@ -66,30 +74,70 @@ class SocketConnection:
         """Send the parts as one binary message."""
         await self._send(bytes(parts[0]) if len(parts) == 1 else b"".join(parts), binary=True)
 
-    async def send_all(self, messages: Sequence[BytesLike]) -> None:
-        """Send each as a binary message, all in one write: a write for each frame is what costs the time."""
-        frames: list[BytesLike] = []
-        for message in messages:
-            frames += [_frame_header(len(message)), message]
-        await self._write(lambda: self._handler.write_frames(b"".join(frames)))
+    async def send_all(self, messages: Sequence[BytesLike]) -> int:
+        """Send each as a binary message, many in one write: a write for each frame is what costs the time."""
+        taken = 0
+        try:
+            async with asyncio.timeout(SLOW_SECONDS):
+                await self._sending.acquire()
+        except TimeoutError:  # somebody else's message is on its way all the time
+            return taken
+        try:
+            while taken < len(messages) and await self._soon_written():
+                left = messages[taken:]
+                taken += self._begin(partial(self._handler.write_frames, left))
+            return taken
+        finally:
+            self._sending.release()
+
+    async def _soon_written(self) -> bool:
+        """Whether the last write leaves this process within SLOW_SECONDS."""
+        if self._writing is not None and not self._writing.done():
+            await asyncio.wait([self._writing], timeout=SLOW_SECONDS)
+            if not self._writing.done():
+                return False
+        await self._written()
+        return True
+
+    async def drained(self) -> None:
+        """Wait until all that was sent has left this process."""
+        async with self._sending:
+            await self._written()
 
     async def _send(self, message: str | bytes, *, binary: bool) -> None:
-        await self._write(lambda: self._handler.write_message(message, binary=binary))
-
-    async def _write(self, write: Callable[[], Awaitable[None]]) -> None:
         async with self._sending:
-            if self.gone or self._closing:
-                raise ConnectionClosedError
-            try:
-                async with asyncio.timeout(self._stall_timeout):
-                    await write()
-            except (WebSocketClosedError, StreamClosedError):
-                self.lost()
-                raise ConnectionClosedError from None
-            except TimeoutError:
-                self._handler.stalled()
-                self.lost()
-                raise ConnectionClosedError from None
+            await self._written()
+            self._begin(partial(self._handler.write_one, message, binary=binary))
+            await self._written()
+
+    def _begin(self, write: Callable[[], tuple[int, asyncio.Future[None]]]) -> int:
+        """Write; how many messages that took."""
+        if self.gone or self._closing:
+            raise ConnectionClosedError
+        try:
+            count, self._writing = write()
+        except (WebSocketClosedError, StreamClosedError):
+            self.lost()
+            raise ConnectionClosedError from None
+        self._deadline = asyncio.get_running_loop().time() + self._stall_timeout
+        return count
+
+    async def _written(self) -> None:
+        """Wait until the last write has left this process: what is cancelled is written all the same, and counts."""
+        writing = self._writing
+        if writing is None:
+            return
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await asyncio.shield(writing)
+        except (WebSocketClosedError, StreamClosedError):
+            self.lost()
+            raise ConnectionClosedError from None
+        except TimeoutError:
+            self._handler.stalled()
+            self.lost()
+            raise ConnectionClosedError from None
+        self._writing = None
 
     async def receive(self) -> str | bytes:
         """The next message."""
@@ -111,15 +159,6 @@ class SocketConnection:
         self._handler.note_failure(error)
         if not isinstance(error, IPFSStreamError):
             self._handler.log.error("%s failed", self._handler.request.path, exc_info=error)
-
-
-def _frame_header(size: int) -> bytes:
-    """What stands before the payload of an unfragmented binary message of a server (RFC 6455, section 5.2)."""
-    if size < 126:
-        return struct.pack(">BB", 0x82, size)
-    if size < 1 << 16:
-        return struct.pack(">BBH", 0x82, 126, size)
-    return struct.pack(">BBQ", 0x82, 127, size)
 
 
 class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
@@ -146,6 +185,7 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
     @access(Action.READ)
     async def get(self, *args: str) -> None:
         """Upgrade, once there is a slot: a refusal before is an HTTP answer."""
+        self._check_upgrade()
         self._held = ExitStack()
         self._held.enter_context(self.slots().slot(self.user))
         try:
@@ -154,11 +194,28 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
         except BaseException:
             self._held.close()
             raise
-        if self._talk is None:  # no upgrade was asked for, or its origin is refused
+        if self._talk is None:  # Tornado refused the handshake
             self._held.close()
+
+    def _check_upgrade(self) -> None:
+        """Refuse in JSON what Tornado would refuse in plain text. Raises BadRequestError, UnauthorizedError."""
+        headers = self.request.headers
+        wanted = {word.strip().lower() for word in headers.get("Connection", "").split(",")}
+        if headers.get("Upgrade", "").lower() != "websocket" or "upgrade" not in wanted:
+            raise BadRequestError(
+                "this path speaks WebSocket: send `Connection: Upgrade`, `Upgrade: websocket`"
+            )
+        if not self.check_origin():
+            raise UnauthorizedError(CROSS_ORIGIN)
+
+    def skip_check_origin(self) -> bool:
+        """A token is sent on purpose, one of ours too: no page elsewhere can hold one that it was not given."""
+        return self.token_authenticated or bool(super().skip_check_origin())
 
     def open(self, *_args: str, **_kwargs: str) -> None:
         """Called by Tornado when the socket is open."""
+        if self.ws_connection is not None and self.ws_connection.stream is not None:
+            frames.widen(self.ws_connection.stream)
         self._connection = SocketConnection(self, self.context.limits.stall_timeout)
         self._talk = asyncio.create_task(
             self._converse(self._connection), name=f"talk on {self.request.path}"
@@ -189,12 +246,23 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
         if self._talk is not None and self.cancel_on_close:
             self._talk.cancel()
 
-    def write_frames(self, frames: bytes) -> Awaitable[None]:
-        """Write frames that are made; no extension is ever agreed on that would change them."""
-        stream: IOStream | None = None if self.ws_connection is None else self.ws_connection.stream
+    def write_one(self, message: str | bytes, *, binary: bool) -> tuple[int, asyncio.Future[None]]:
+        """Write a message, in the form of `write_frames`."""
+        return 1, asyncio.ensure_future(self.write_message(message, binary=binary))
+
+    def write_frames(self, messages: Sequence[BytesLike]) -> tuple[int, asyncio.Future[None]]:
+        """Write some as binary messages: see frames.write. No extension is ever agreed on that would change them."""
+        stream = None if self.ws_connection is None else self.ws_connection.stream
         if stream is None or self.ws_connection is None or self.ws_connection.is_closing():
             raise WebSocketClosedError
-        return stream.write(frames)
+        return frames.write(stream, messages)
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        """Called by Tornado for the handshake: its protocol, which closes so that a client sees the reason."""
+        agreed = super().get_websocket_protocol()
+        if not isinstance(agreed, WebSocketProtocol13):
+            return agreed
+        return LingeringProtocol(self, mask_outgoing=False, params=agreed.params)
 
     def stalled(self) -> None:
         """The client takes nothing: end the connection at once."""
@@ -211,7 +279,7 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
         """Raise UnauthorizedError unless the authorizer and the policy let the user do that."""
         verb = "read" if action is Action.READ else "write"
         allowed = self.authorizer.is_authorized(self, self.current_user, verb, RESOURCE)
-        if asyncio.iscoroutine(allowed):
+        if isawaitable(allowed):
             allowed = await allowed
         if not allowed:
             raise UnauthorizedError(f"this server's authorizer does not let you {verb} {RESOURCE}")

@@ -35,7 +35,7 @@ class StreamEventsHandler(StreamingHandler):
             self.set_header("Content-Type", EVENT_STREAM)
             self.set_header("Cache-Control", "no-store")
             self.set_header("X-Accel-Buffering", "no")
-            await self.send_stream(_encoded(with_keep_alive(sse_events(node, path, part))))
+            await self.send_stream(_encoded(with_keep_alive(sse_events(node, path, part, self.note_failure))))
 
     async def _resumed(self, path: str) -> Part | None:
         """The part that is wanted, from where the client has it; None where it has all."""

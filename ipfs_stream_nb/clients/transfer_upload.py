@@ -54,6 +54,8 @@ class Upload:
         self._facts = {"pin": pin} | ({"cid_profile": profile} if profile else {})
         self._frame = whole("frame_size", frame_size)
         self._patience = Patience()
+        if upload_id is not None:
+            self._patience.met()  # it may be just starting again
         self._ready = False
         """Whether this connection has come as far as to send bytes."""
 

@@ -62,13 +62,14 @@ class NodeSettings:
             raise BadRequestError(f"a node is one of {', '.join(NODE_KINDS)}, not {self.kind!r}")
 
 
-async def open_node(settings: NodeSettings) -> Node:
-    """The node that the settings describe; closing it closes everything.
+async def open_node(settings: NodeSettings | None = None) -> Node:
+    """The node that the settings describe, or else the environment; closing it closes everything.
 
     A daemon that is found and does not answer is no error where it is only asked for blocks: it is tried again later.
     Raises StoreError where the store cannot be used, BadRequestError for an address that is none, and for "kubo"
     UnreachableError where no daemon is found or none answers.
     """
+    settings = settings or NodeSettings()
     address = None
     if settings.kind != "embedded":
         address = await asyncio.to_thread(find_kubo, settings.kubo_api, settings.kubo_auth)

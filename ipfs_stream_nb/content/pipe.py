@@ -16,6 +16,8 @@ from ipfs_stream_nb.errors import BadRequestError, RetrievalError
 
 MAX_BUFFER: Final = 5 * 1024 * 1024
 CHUNK_SIZE: Final = 32 * 1024
+SMALL_PIECE: Final = 4096
+"""Bytes under which a written piece is copied together with those beside it."""
 
 
 class PipeClosedError(Exception):
@@ -37,7 +39,7 @@ class Pipe:
             )
         self.max_buffer = max_buffer
         self.chunk_size = chunk_size
-        self._chunks: deque[memoryview] = deque()
+        self._chunks: deque[memoryview | bytearray] = deque()
         self._at = 0
         """How much of the first chunk is read."""
         self._buffered = 0
@@ -65,9 +67,17 @@ class Pipe:
             # as much as fits: a reader may be waiting for a whole chunk, which room for this one's end would not make
             part = view[: min(self.chunk_size, self.max_buffer - self._buffered)]
             view = view[len(part) :]
-            self._chunks.append(part)
+            self._append(part)
             self._buffered += len(part)
             self._data.set()
+
+    def _append(self, part: memoryview) -> None:
+        """Keep a piece; small ones are gathered, since each by itself takes some hundred bytes."""
+        last = self._chunks[-1] if self._chunks else None
+        if isinstance(last, bytearray) and len(last) + len(part) <= self.chunk_size:
+            last += part
+        else:
+            self._chunks.append(bytearray(part) if len(part) < SMALL_PIECE else part)
 
     def end(self, error: Exception | None = None) -> None:
         """Say that there is no more; `error` is raised where the reader comes to it. The first end holds."""

@@ -13,6 +13,15 @@ CHUNK_SIZE: Final = 65_536
 MAX_CHUNK_SIZE: Final = 16 * 1024 * 1024
 
 
+def check_node(ipfs_api: object) -> None:
+    """Raise BadRequestError for what is no node: an address of a daemon, or a client, in its place."""
+    if not callable(getattr(ipfs_api, "get_metadata", None)):
+        raise BadRequestError(
+            f"ipfs_api is a node, such as `await ipfs.open_node()` or the `node` of an AsyncClient, not "
+            f"{type(ipfs_api).__name__}"
+        )
+
+
 class IPFSContentStream:
     """One file of a node, read in chunks. An async context manager; `close()` ends a read that is under way."""
 
@@ -21,10 +30,7 @@ class IPFSContentStream:
 
         Raises BadRequestError for an `ipfs_api` that is no node.
         """
-        if not callable(getattr(ipfs_api, "get_metadata", None)):
-            raise BadRequestError(
-                f"ipfs_api is a node, such as `await open_node()` or `connect_async().node`, not {type(ipfs_api).__name__}"
-            )
+        check_node(ipfs_api)
         self.ipfs_api = ipfs_api
         self.cid = cid
         self._closed = False

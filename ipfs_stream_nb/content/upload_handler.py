@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from ipfs_stream_nb.content.cid import BytesLike
 from ipfs_stream_nb.content.node import FileWriter, Node
+from ipfs_stream_nb.content.stream import check_node
 from ipfs_stream_nb.content.uploads import Uploads, UploadWriter
 from ipfs_stream_nb.errors import BadRequestError
 
@@ -33,8 +35,12 @@ class IPFSUploadHandler:
     ) -> None:
         """`total_bytes`: the file's length, where it is known; more is refused, and less is not finalized.
 
-        `upload_id`: of an upload that is to be gone on with; its own facts hold then.
+        `upload_id`: of an upload that is to be gone on with; its own facts hold then, and a `profile` must be its own.
+        Raises BadRequestError for an `ipfs_api` that is no node, and for a length that is none.
         """
+        check_node(ipfs_api)
+        if total_bytes is not None and (not isinstance(total_bytes, int) or total_bytes < 0):
+            raise BadRequestError(f"total_bytes is a whole number of 0 or more, not {total_bytes!r}")
         self.ipfs_api = ipfs_api
         self.filename = filename
         self.upload_id = upload_id
@@ -42,14 +48,17 @@ class IPFSUploadHandler:
         self._profile = profile
         self._total = total_bytes
         self._writer: FileWriter | None = None
+        self._starting = asyncio.Lock()
 
     async def start(self) -> int:
         """Open the upload; gives the offset from which bytes are wanted. Called by `add_chunk` where it was not.
 
         Raises NotFoundError for an upload that is not there (any more), BadRequestError, BusyError.
         """
-        if self._writer is not None:
-            return self.bytes_processed
+        async with self._starting:
+            return self.bytes_processed if self._writer is not None else await self._start()
+
+    async def _start(self) -> int:
         uploads = getattr(self.ipfs_api, "uploads", None)
         if isinstance(uploads, Uploads):
             if self.upload_id is None:
@@ -60,7 +69,7 @@ class IPFSUploadHandler:
                     profile=self._profile,
                 )
             else:
-                writer = await uploads.resume(self.upload_id)
+                writer = await uploads.resume(self.upload_id, profile=self._profile)
             self.upload_id, self.filename, self._total = writer.id, writer.name or UNNAMED, writer.total_bytes
             self._writer = writer
             return writer.durable
@@ -98,6 +107,8 @@ class IPFSUploadHandler:
 
     async def add_chunk(self, chunk: BytesLike) -> None:
         """Take the next bytes; returns when there is room for more. Raises QuotaExceededError, BadRequestError."""
+        if not isinstance(chunk, bytes | bytearray | memoryview):
+            raise BadRequestError(f"a chunk is bytes, not {type(chunk).__name__}")
         await self.start()
         assert self._writer is not None  # noqa: S101  # start made it
         await self._writer.write(chunk)
@@ -120,11 +131,11 @@ class IPFSUploadHandler:
         }
 
     async def finalize(self, *, pin: bool = True) -> dict[str, Any]:
-        """Commit what is left: {"cid", "size"}; it survives a kill -9 from here on."""
+        """Commit what is left: {"cid", "size", "dag_size"} (bytes, the last with all blocks); it survives a kill -9 from here on."""
         await self.start()
         assert self._writer is not None  # noqa: S101  # start made it
         added = await self._writer.finish(pin=pin, name="" if self.filename == UNNAMED else self.filename)
-        return {"cid": str(added.cid), "size": added.size}
+        return {"cid": str(added.cid), "size": added.size, "dag_size": added.dag_size}
 
     async def suspend(self) -> None:
         """Leave the upload so that it can be resumed; where it cannot be, give it up. Idempotent."""

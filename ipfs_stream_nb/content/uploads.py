@@ -222,7 +222,8 @@ class UploadWriter:
     async def _abort(self) -> None:
         await self._close(BadRequestError(f"the upload {self.id} was cancelled; begin another one"))
         if self.finished is None:
-            await self._sink.in_thread(partial(self._uploads.store.uploads.discard, self._record.id))
+            discard = self._uploads.store.uploads.discard
+            await self._sink.in_thread(partial(discard, self._record.id, generation=self._record.generation))
 
     async def _close(self, reason: IPFSStreamError) -> None:
         async with self._lock:
@@ -267,8 +268,10 @@ class Uploads:
             raise
         return self._opened(record)
 
-    async def resume(self, upload_id: str) -> UploadWriter:
+    async def resume(self, upload_id: str, *, profile: str | None = None) -> UploadWriter:
         """Go on with one, also where another connection still has it. Raises NotFoundError, BadRequestError.
+
+        `profile`: what it must have been begun with, if that is given.
 
         Whoever knows its id may: Jupyter gives each connection that comes with its token another user.
         """
@@ -280,6 +283,10 @@ class Uploads:
             raise BadRequestError(
                 f"upload_id is the {2 * OWNER_BYTES} hexadecimal digits of a `ready` message, not {upload_id[:80]!r}"
             )
+        if profile is not None:
+            begun = next((one.profile for one in await self.list() if one.id == key), profile)
+            if get_profile(profile).name != begun:
+                raise BadRequestError(f"this upload was begun with the profile {begun!r}, not {profile!r}")
         before = self._open.get(key)
         if before is not None:
             await before.suspend()
@@ -297,7 +304,7 @@ class Uploads:
 
     async def expire(self, ttl: float = UPLOAD_TTL) -> int:
         """Discard those that nothing came for in `ttl` seconds; gives how many."""
-        return await self._run(self.store.uploads.expire, ttl)
+        return await self._run(self.store.uploads.expire, ttl, frozenset(self._open))
 
     async def complete(self, record: UploadRecord, *, pin: bool) -> None:
         """Note that one is finished; where others keep its root, once they have it."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -70,6 +70,8 @@ class BidirectionalLimits:
     """Transfers at once."""
     stall_timeout: float
     """Seconds that a transfer waits for credit, or for bytes, before it is given up."""
+    add_slot: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Held by each add. Raises BusyError where there is none left."""
 
 
 @dataclass(eq=False)
@@ -157,7 +159,7 @@ class BidirectionalConversation:
         """Do one command; whether it is the last."""
         match command.get("command", command.get("type")):
             case "get":
-                await self._authorize(Action.READ, _root(command))
+                await self._authorize(Action.READ, parse_path(content_path(command))[0])
                 await self._start(identifier, "get", self._get(identifier, command))
             case "add":
                 await self._authorize(Action.ADD, None)
@@ -234,7 +236,13 @@ class BidirectionalConversation:
         refusal: IPFSStreamError | None = None
         if identifier in self._transfers:
             refusal = BadRequestError(
-                f"{_shown(identifier)} is in use; an id is free again once it has ended"
+                f"a transfer {_shown(identifier)} is in use; begin another once it has ended"
+            )
+        elif kind == "add" and any(
+            other.kind == "add" and _LEGACY in {identifier, other.id} for other in self._transfers.values()
+        ):
+            refusal = BadRequestError(
+                "an add without an id runs alone: its frames could not be told from those of others"
             )
         elif len(self._transfers) >= most or len(self._tasks) >= 2 * most:  # of some the last message is left
             refusal = BusyError(f"{most} transfers run over this connection, which is the limit")
@@ -247,9 +255,7 @@ class BidirectionalConversation:
         task = transfer.task = asyncio.create_task(self._run(transfer, work), name=f"{kind} {identifier}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.sleep(
-            0
-        )  # it is under way when the next command comes: one that never began would never end
+        await asyncio.sleep(0)  # so that it is under way: one that never began would never end
 
     async def _run(self, transfer: _Transfer, work: Coroutine[Any, Any, _Message]) -> None:
         """A transfer from its beginning to its last message; its own errors end it alone.
@@ -324,11 +330,14 @@ class BidirectionalConversation:
             ) from None
 
     async def _add(self, identifier: int, command: dict[str, Any]) -> _Message:
-        transfer = self._transfers[identifier]
+        with self._limits.add_slot():
+            return await self._take_file(self._transfers[identifier], command)
+
+    async def _take_file(self, transfer: _Transfer, command: dict[str, Any]) -> _Message:
         handler = open_upload(self._api, command, self._limits.upload)
         try:
             await handler.start()
-            credit = {} if identifier == _LEGACY else {"credit": WINDOW}
+            credit = {} if transfer.id == _LEGACY else {"credit": WINDOW}
             await self._connection.send_json(
                 {"type": "ready", "upload_id": handler.upload_id, "offset": handler.bytes_processed}
                 | transfer.answer
@@ -389,7 +398,3 @@ def _id_of(command: dict[str, Any]) -> int:
 
 def _shown(identifier: int) -> str:
     return "without an id" if identifier == _LEGACY else str(identifier)
-
-
-def _root(command: dict[str, Any]) -> CID:
-    return parse_path(content_path(command))[0]

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.content.stream import CHUNK_SIZE, IPFSContentStream
-from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, IsDirectoryError
+from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, IsDirectoryError, RetrievalError
 from ipfs_stream_nb.transports.connection import Connection, ConnectionClosedError, error_message, refuse
 
 PROGRESS_SECONDS: Final = 0.25
@@ -230,11 +230,14 @@ async def sse_events(
         download = await Download.open(stream, part)
         yield f"retry: {RETRY_MS}\n" + event("metadata", json.dumps(download.metadata), download.offset)
         try:
-            async with aclosing(download.chunks(SSE_CHUNK)) as chunks:
-                async for chunk in chunks:
-                    download.bytes_sent += len(chunk)
-                    text = base64.b64encode(chunk).decode()
-                    yield event("chunk", text, download.offset + download.bytes_sent)
+            while download.bytes_sent < download.length:
+                # one by one, so that a client that does not read costs the memory of one event
+                at, left = download.offset + download.bytes_sent, download.length - download.bytes_sent
+                chunk = await ipfs_api.read(path, at, min(SSE_CHUNK, left))
+                if not chunk:
+                    raise RetrievalError(f"{path} ended at {at}, before its end")
+                download.bytes_sent += len(chunk)
+                yield event("chunk", base64.b64encode(chunk).decode(), at + len(chunk))
         except IPFSStreamError as error:
             if failed is not None:
                 failed(error)

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from tornado.iostream import IOStream, StreamClosedError
 
 from ipfs_stream_nb.content.stored import StoredRange, send_ranges
+from ipfs_stream_nb.content.uploads import to_the_end
 from ipfs_stream_nb.errors import IPFSStreamError
 
 AHEAD_STORED: Final = 8 << 20
@@ -87,6 +88,9 @@ class ReadAhead:
 
     async def close(self) -> None:
         """Stop gathering, so that the generator can be closed."""
+        await to_the_end(self._stop())
+
+    async def _stop(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
         if not self._task.cancelled():

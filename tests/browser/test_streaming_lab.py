@@ -14,7 +14,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def test_the_notebook_about_streams(
-    page: Page, *, start_lab: Callable[[str], Lab], shoot: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    page: Page,
+    *,
+    start_lab: Callable[[str], Lab],
+    shoot: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It runs to its end over the server extension, and looks right in both themes."""
     monkeypatch.setenv("IPFS_STREAM_NB_GATEWAYS", "")

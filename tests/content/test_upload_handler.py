@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -20,6 +21,9 @@ class Plain:
 
     def writer(self, *, profile=None):
         return self._node.writer(profile=profile)
+
+    def get_metadata(self, path):
+        return self._node.get_metadata(path)
 
 
 @pytest.fixture
@@ -47,7 +51,8 @@ async def test_the_guides_use(node, api, profile):
         assert progress["total_bytes"] is progress["percent"] is handler.percent_complete is None
         assert progress["durable"] <= progress["bytes_processed"]
     result = await handler.finalize()
-    assert result == {"cid": str(import_bytes(data, profile).root), "size": len(data)}
+    made = import_bytes(data, profile)
+    assert result == {"cid": str(made.root), "size": len(data), "dag_size": made.dag_size}
     assert [(str(pin.cid), pin.name) for pin in await node.pins()] == [(result["cid"], "")]
 
 
@@ -112,7 +117,8 @@ async def test_resuming_by_id(node):
     third = IPFSUploadHandler(node, upload_id=first.upload_id)
     assert await third.start() == third.bytes_processed == 6
     await third.checkpoint()
-    assert await third.finalize() == result == {"cid": str(import_bytes(b"abcdef").root), "size": 6}
+    assert await third.finalize() == result
+    assert (result["cid"], result["size"]) == (str(import_bytes(b"abcdef").root), 6)
 
 
 async def test_what_cannot_be_resumed(node):
@@ -130,3 +136,46 @@ async def test_suspending_what_cannot_be_resumed(node):
     await handler.suspend()
     with pytest.raises(BadRequestError):
         await handler.add_chunk(b"more")
+
+
+async def test_chunks_at_once_are_of_one_upload(node):
+    """Whoever comes first begins it; nothing is lost, and no other upload is begun."""
+    handler = IPFSUploadHandler(node)
+    await asyncio.gather(*[handler.add_chunk(b"a" * 1000) for _ in range(50)])
+    assert (await handler.finalize())["cid"] == str(import_bytes(b"a" * 50_000).root)
+    assert len(await node.uploads.list()) == 1
+
+
+async def test_another_profile_does_not_go_on(node):
+    """A resumed upload ends in the CID of the profile that it was begun with, so another one is refused."""
+    handler = IPFSUploadHandler(node)
+    await handler.add_chunk(b"abc")
+    await handler.suspend()
+    with pytest.raises(BadRequestError, match="begun with the profile 'unixfs-v1-2025'"):
+        await IPFSUploadHandler(node, upload_id=handler.upload_id, profile="ipfs-v1").start()
+    again = IPFSUploadHandler(node, upload_id=handler.upload_id, profile="unixfs-v1-2025")
+    assert await again.start() == 3
+    await again.abort()
+
+
+@pytest.mark.parametrize("api", [None, "http://127.0.0.1:5001", 5])
+def test_what_is_no_node_is_refused(api):
+    """At once, and not when the first chunk comes."""
+    with pytest.raises(BadRequestError, match="open_node"):
+        IPFSUploadHandler(api)
+
+
+@pytest.mark.parametrize("total", [-1, "5", 1.5])
+def test_a_length_that_is_none_is_refused(node, total):
+    """It would only be found out at the end."""
+    with pytest.raises(BadRequestError, match="total_bytes"):
+        IPFSUploadHandler(node, total_bytes=total)
+
+
+async def test_a_chunk_is_bytes(node):
+    """Text is refused, and the upload goes on."""
+    handler = IPFSUploadHandler(node)
+    with pytest.raises(BadRequestError, match="not str"):
+        await handler.add_chunk("text")
+    await handler.add_chunk(b"bytes")
+    assert (await handler.finalize())["size"] == 5

@@ -55,6 +55,7 @@ async def test_the_guides_sequence(node):
         "success": True,
         "cid": str(import_bytes(data).root),
         "size": len(data),
+        "dag_size": import_bytes(data).dag_size,
         "upload_id": ready["upload_id"],
     }
     assert link.closed == (1000, "")

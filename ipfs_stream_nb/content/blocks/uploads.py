@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -25,6 +25,10 @@ from ipfs_stream_nb.errors import BusyError, CorruptContentError, NotFoundError
 if TYPE_CHECKING:
     from ipfs_stream_nb.content.blocks.records import Txn
 
+EMPTY_SECONDS: Final = 60.0
+"""How long an upload without a byte is left alone where others need its place."""
+RESULT_SECONDS: Final = 3600.0
+"""How long the result of a finished upload is remembered."""
 _LENGTH: Final = 4
 """Bytes of the length that stands before a record's JSON."""
 
@@ -98,11 +102,17 @@ class StoredUploads:
         self._limits = limits
 
     def begin(self, record: UploadRecord, most: int) -> None:
-        """Note a new one. Raises BusyError where `most` are not finished."""
+        """Note a new one. Raises BusyError where `most` are not finished; those that are left without a byte make room."""
         env = self._of()
 
         def change(txn: Txn) -> None:
-            if sum(one.result is None for one in _all(env, txn)) >= most:
+            unfinished = [one for one in _all(env, txn) if one.result is None]
+            left = time.time() - EMPTY_SECONDS
+            empty = [one for one in unfinished if not one.durable and one.updated < left]
+            for one in empty if len(unfinished) >= most else ():
+                txn.delete(one.id, db=env.db.uploads)
+                unfinished.remove(one)
+            if len(unfinished) >= most:
                 raise BusyError(
                     f"{most} uploads are not finished, which is the limit: resume or cancel one, or wait until some expire"
                 )
@@ -167,18 +177,22 @@ class StoredUploads:
         with env.read() as txn:
             return _all(env, txn)
 
-    def discard(self, key: bytes, before: float | None = None) -> bool:
+    def discard(self, key: bytes, before: float | None = None, *, generation: int | None = None) -> bool:
         """Forget one, and delete those of its blocks that nothing else needs. False where there is none.
 
-        `before`: only if nothing came for it since then.
+        `before`: only if nothing came for it since then; `generation`: only if it is not finished, and nobody has
+        taken it over since.
         """
         env = self._of()
 
         def change(txn: Txn) -> tuple[bool, list[CID]]:
             raw = txn.get(key, db=env.db.uploads)
-            if before is not None and (
-                raw is None or UploadRecord.unpack(key, raw, whole=False).updated >= before
-            ):
+            known = None if raw is None else UploadRecord.unpack(key, raw, whole=False)
+            if known is None:
+                return False, []
+            if before is not None and known.updated >= before:
+                return False, []
+            if generation is not None and (known.generation != generation or known.result is not None):
                 return False, []
             cids = _drop_notes(env, txn, key)
             return txn.delete(key, db=env.db.uploads), cids
@@ -190,10 +204,17 @@ class StoredUploads:
                 gc.sweep(env, dict.fromkeys(cid.multihash for cid in cids))
         return known
 
-    def expire(self, ttl: float) -> int:
-        """Discard those that nothing came for in `ttl` seconds; gives how many."""
-        before = time.time() - ttl
-        return sum([self.discard(one.id, before) for one in self.all() if one.updated < before])
+    def expire(self, ttl: float, spared: Collection[bytes] = ()) -> int:
+        """Discard those that nothing came for in `ttl` seconds, but for `spared`; gives how many.
+
+        What is finished is only remembered for a client that missed its result: RESULT_SECONDS at the most.
+        """
+        now, gone = time.time(), 0
+        for one in self.all():
+            before = now - (ttl if one.result is None else min(ttl, RESULT_SECONDS))
+            if one.updated < before and one.id not in spared:
+                gone += self.discard(one.id, before)
+        return gone
 
     def _check(self, env: Environment, txn: Txn, record: UploadRecord) -> None:
         raw = txn.get(record.id, db=env.db.uploads)

@@ -344,5 +344,6 @@ class BidirectionalSocket(SocketHandler):
             UploadLimits(limits.max_add_size, limits.stall_timeout),
             limits.max_transfers,
             limits.stall_timeout,
+            partial(self.context.adds.slot, self.user),
         )
         await BidirectionalConversation(connection, await self.node(), ours, self.may).run()

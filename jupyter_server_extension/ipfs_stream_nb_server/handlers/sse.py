@@ -21,6 +21,7 @@ class StreamEventsHandler(StreamingHandler):
     """Resumes at `Last-Event-ID`; a client that comes again at the end gets 204, which ends an EventSource."""
 
     names_cid = True
+    reads_ahead = False
 
     @access(Action.READ)
     async def get(self, path: str) -> None:

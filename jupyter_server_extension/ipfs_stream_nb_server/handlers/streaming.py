@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from tornado.iostream import StreamClosedError
 
@@ -24,6 +24,8 @@ JOIN_BYTES: Final = 128 << 10
 class StreamingHandler(IPFSHandler):
     """Answers that take work: bounded in number, given up with their clients; bodies from async generators."""
 
+    reads_ahead = True
+    """Whether pieces are gathered while those before are sent; what is told as it happens is not."""
     _worker: asyncio.Task[Any] | None = None
     _deadline: asyncio.Timeout
     _left = False
@@ -81,6 +83,9 @@ class StreamingHandler(IPFSHandler):
         if isinstance(first, StoredRange):
             first = await first.read() if len(first) <= JOIN_BYTES else await first.checked()
         self._deadline.reschedule(None)
+        if not self.reads_ahead:
+            await self._send_each(first, pieces)
+            return
         if isinstance(first, bytes) and len(first) <= JOIN_BYTES:
             self.write(first)
             if self._headers.get("Content-Length") == str(len(first)):
@@ -96,6 +101,15 @@ class StreamingHandler(IPFSHandler):
         finally:
             sender.close()
             await ahead.close()
+        self.finish()
+
+    async def _send_each(self, first: Piece, rest: AsyncGenerator[Piece, None]) -> None:
+        """Send pieces that are small, one by one: the next is made when this one has left."""
+        self.write(cast("bytes", first))
+        await self.patiently(self.flush())
+        async for piece in rest:
+            self.write(cast("bytes", piece))
+            await self.patiently(self.flush())
         self.finish()
 
     async def patiently(self, sent: asyncio.Future[None]) -> None:

@@ -79,7 +79,7 @@ class ContentStream(AsyncIterator[bytes]):
         self._chunks = chunks
         self._part = part
         self._first: bytes | None = None
-        self._closed = False
+        self._closed = self._abandoned = False
 
     @property
     def metadata(self) -> dict[str, Any] | None:
@@ -102,14 +102,15 @@ class ContentStream(AsyncIterator[bytes]):
                 break
             if chunk:
                 return chunk
-        if not self._closed:
+        if not self._closed or self._abandoned:
             self.check_whole()
         raise StopAsyncIteration
 
     def check_whole(self) -> None:
-        """Raise BadRequestError where the stream was broken off, so that its end does not look like the file's."""
+        """Raise BadRequestError where the stream was left early, so that its end does not look like the file's."""
         if not self._part.complete:
-            raise BadRequestError(f"this stream was broken off; begin another at offset={self.position}")
+            why = "was closed with what it came over" if self._abandoned else "was broken off"
+            raise BadRequestError(f"this stream {why}; begin another at offset={self.position}")
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -128,6 +129,11 @@ class ContentStream(AsyncIterator[bytes]):
         self._closed = True
         await self._chunks.aclose()
 
+    async def abandon(self) -> None:
+        """End it because what it comes over ends: whoever reads on is told."""
+        self._abandoned = not self._closed
+        await self.aclose()
+
 
 class OpenStreams:
     """Streams that are not read to their end: closed with what they come over, not by the end of the event loop."""
@@ -144,7 +150,7 @@ class OpenStreams:
         """Close them all; one that is being read at this moment ends by itself."""
         for stream in list(self._streams):
             with suppress(RuntimeError):
-                await stream.aclose()
+                await stream.abandon()
 
 
 async def download(http: ServerHTTP, node: Node, content: Content, part: Part) -> AsyncGenerator[bytes, None]:

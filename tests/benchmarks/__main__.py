@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("bench_add", "bench_http", "bench_frames", "bench_kubo")
+BENCHMARKS = ("bench_add", "bench_http", "bench_frames", "bench_kubo", "bench_sockets")
 
 
 def main() -> int:

@@ -158,5 +158,5 @@ async def test_health(server, large):
     assert health["node"]["repo"] == str(node.store.path)
     assert health["node"]["store_id"] == node.store.store_id
     assert health["node"]["repo_size"] > len(large[0])
-    assert health["limits"]["max_adds"] == 8
+    assert health["limits"]["max_adds"] == 32
     assert health["active"] == {"streams": 0, "uploads": 0, "peer_connections": 0, "subscribers": 0}

@@ -321,7 +321,7 @@ def test_cancel_leaves_nothing(run: Any, page: Page, client: ipfs.Client, when: 
         if (when === 'paused') { up.pause(); await new Promise((done) => setTimeout(done, 300)); }
         if (when === 'signal') stop.abort(); else up.cancel();
         const ending = await failure(up);
-        await new Promise((done) => setTimeout(done, 500));
+        await new Promise((done) => setTimeout(done, 2000));
         const again = id && await failure(m.upload(base, new Blob(['x']), {...access, uploadId: id,
             onReady: (x) => (window.other = x.uploadId)}));
         return [ending[0], id, window.other];""",

@@ -43,9 +43,6 @@ class QueueConnection:
     async def send_json(self, message: dict[str, Any]) -> None:
         await self._send(json.loads(json.dumps(message)))
 
-    async def send_bytes(self, *parts: Any) -> None:
-        await self._send(b"".join(parts))
-
     async def send_all(self, messages: Any) -> int:
         """Some of them: a slow client's."""
         taken = self._take(len(messages))

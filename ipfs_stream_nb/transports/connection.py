@@ -44,9 +44,6 @@ class Connection(Protocol):
     async def send_json(self, message: dict[str, Any]) -> None:
         """Send a text message. Raises ConnectionClosedError."""
 
-    async def send_bytes(self, *parts: BytesLike) -> None:
-        """Send the parts as one binary message. Raises ConnectionClosedError."""
-
     async def send_all(self, messages: Sequence[BytesLike]) -> int:
         """Send each as a binary message of its own; how many, of a slow client's only some, of which the last may be on
         its way still: the rest is for the caller to let go of until `drained`. Raises ConnectionClosedError."""

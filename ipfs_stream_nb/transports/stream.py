@@ -72,10 +72,6 @@ class Download:
             )
         return cls(stream, metadata, part)
 
-    def chunks(self, size: int = CHUNK_SIZE) -> AsyncGenerator[bytes, None]:
-        """The wanted bytes."""
-        return self.stream.iter_chunks(size, self.offset, self.length)
-
     def batches(self, offset: int, length: int) -> AsyncGenerator[list[memoryview], None]:
         """Some of its bytes in chunks of CHUNK_SIZE, as many at once as are there."""
         return self.stream.iter_batches(CHUNK_SIZE, offset, length)

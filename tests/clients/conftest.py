@@ -5,6 +5,8 @@ from functools import partial
 
 import pytest
 
+from cutting_proxy import CuttingProxy
+from far_client import connected
 from ipfs_stream_nb.clients.content import AsyncClient
 from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.server import ServerInfo
@@ -74,3 +76,17 @@ async def node(request, repo):
     yield node
     await node.close()
     await asyncio.sleep(0)  # closed connections leave on the next turn of the loop
+
+
+@pytest.fixture
+async def proxy(server):
+    """A proxy before the server."""
+    async with CuttingProxy(server.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def far(server, proxy):
+    """A client that has only the proxy."""
+    async with connected(proxy.url, server.token) as client:
+        yield client

@@ -8,18 +8,15 @@ import random
 import signal
 import socket
 import threading
-from contextlib import asynccontextmanager
 
 import pytest
 from fsspec.callbacks import Callback
 from websockets.asyncio.server import serve
 
 import ipfs_stream_nb as ipfs
-from cutting_proxy import Cut, CuttingProxy
+from cutting_proxy import Cut
+from far_client import connected
 from ipfs_stream_nb.clients import transfer_socket, transfer_source
-from ipfs_stream_nb.clients.content import AsyncClient
-from ipfs_stream_nb.clients.remote import RemoteNode
-from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.transfer_stream import BlockingStream, ContentStream, Part
 from ipfs_stream_nb.content.importer import import_bytes
 from ipfs_stream_nb.errors import (
@@ -34,28 +31,6 @@ from ipfs_stream_nb.errors import (
 
 MIB = 1024 * 1024
 DATA = random.Random(4).randbytes(9 * MIB + 12_345)
-
-
-@asynccontextmanager
-async def connected(url, token):
-    """A client behind HTTP."""
-    info = ServerInfo.at(url, token)
-    async with AsyncClient(RemoteNode(info), info) as client:
-        yield client
-
-
-@pytest.fixture
-async def proxy(server):
-    """A proxy before the server."""
-    async with CuttingProxy(server.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def far(server, proxy):
-    """A client that has only the proxy."""
-    async with connected(proxy.url, server.token) as client:
-        yield client
 
 
 @pytest.fixture

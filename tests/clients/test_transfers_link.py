@@ -4,17 +4,13 @@ import asyncio
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 
 import pytest
 from fsspec.callbacks import Callback
 
 import ipfs_stream_nb as ipfs
-from cutting_proxy import Cut, CuttingProxy
+from cutting_proxy import Cut
 from ipfs_stream_nb.clients import transfer_source
-from ipfs_stream_nb.clients.content import AsyncClient
-from ipfs_stream_nb.clients.remote import RemoteNode
-from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.content.importer import import_bytes
 from ipfs_stream_nb.errors import (
     BadCIDError,
@@ -26,28 +22,6 @@ from ipfs_stream_nb.errors import (
 
 MIB = 1024 * 1024
 DATA = random.Random(5).randbytes(9 * MIB + 321)
-
-
-@asynccontextmanager
-async def connected(url, token):
-    """A client behind HTTP."""
-    info = ServerInfo.at(url, token)
-    async with AsyncClient(RemoteNode(info), info) as client:
-        yield client
-
-
-@pytest.fixture
-async def proxy(server):
-    """A proxy before the server."""
-    async with CuttingProxy(server.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def far(server, proxy):
-    """A client that has only the proxy."""
-    async with connected(proxy.url, server.token) as client:
-        yield client
 
 
 async def gathered(stream):

@@ -70,10 +70,6 @@ class SocketConnection:
         """Send a text message."""
         await self._send(json.dumps(message), binary=False)
 
-    async def send_bytes(self, *parts: BytesLike) -> None:
-        """Send the parts as one binary message."""
-        await self._send(bytes(parts[0]) if len(parts) == 1 else b"".join(parts), binary=True)
-
     async def send_all(self, messages: Sequence[BytesLike]) -> int:
         """Send each as a binary message, many in one write: a write for each frame is what costs the time."""
         taken = 0

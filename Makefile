@@ -27,8 +27,9 @@ notebooks: $(VENV)/test ## the notebooks, cell by cell, without a Jupyter server
 browser: $(VENV)/test ## find or install a browser for the tests
 	@sh scripts/browser.sh $(BIN)
 
-peers: $(VENV)/test ## build the Go programs that the tests compare with, Kubo among them, where Go is there; get iproute2
+peers: $(VENV)/test ## build the Go programs that the tests compare with, Kubo among them, where Go is there; get iproute2, nats-server
 	@sh scripts/iproute.sh
+	@sh scripts/nats.sh
 	$(BIN)/python tests/go_program.py
 
 bench: $(VENV)/bench peers ## the benchmarks of the README, some minutes

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ipfs_stream_nb.clients.connect import connect, connect_async
     from ipfs_stream_nb.clients.content import AsyncClient
+    from ipfs_stream_nb.clients.notifications import NotificationClient
     from ipfs_stream_nb.clients.sync import Client
     from ipfs_stream_nb.content.cid import CID
     from ipfs_stream_nb.content.embedded import EmbeddedNode
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.content.upload_handler import IPFSUploadHandler
     from ipfs_stream_nb.errors import IPFSStreamError
     from ipfs_stream_nb.network import NetworkOptimizer
+    from ipfs_stream_nb.notifications.events import NotificationType
+    from ipfs_stream_nb.processing.processor import ContentProcessor, process_content
     from ipfs_stream_nb.widgets.uploader import Uploader
 
 _HOMES = {
     "AsyncClient": "clients.content",
     "CID": "content.cid",
     "Client": "clients.sync",
+    "ContentProcessor": "processing.processor",
     "EmbeddedNode": "content.embedded",
     "IPFSContentStream": "content.stream",
     "IPFSResourceManager": "content.pipe",
@@ -37,17 +41,21 @@ _HOMES = {
     "KuboNode": "content.kubo.node",
     "NetworkOptimizer": "network",
     "NodeSettings": "content.nodes",
+    "NotificationClient": "clients.notifications",
+    "NotificationType": "notifications.events",
     "ResilienceContentStream": "content.resilience",
     "Uploader": "widgets.uploader",
     "connect": "clients.connect",
     "connect_async": "clients.connect",
     "open_node": "content.nodes",
+    "process_content": "processing.processor",
 }
 
 __all__ = [
     "CID",
     "AsyncClient",
     "Client",
+    "ContentProcessor",
     "EmbeddedNode",
     "IPFSContentStream",
     "IPFSResourceManager",
@@ -56,11 +64,14 @@ __all__ = [
     "KuboNode",
     "NetworkOptimizer",
     "NodeSettings",
+    "NotificationClient",
+    "NotificationType",
     "ResilienceContentStream",
     "Uploader",
     "connect",
     "connect_async",
     "open_node",
+    "process_content",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from ipfs_stream_nb.clients.embedded import start_standalone
 from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.remote import RemoteNode
 from ipfs_stream_nb.clients.results import hinted
-from ipfs_stream_nb.clients.server import ServerInfo, servers_of_kernel
+from ipfs_stream_nb.clients.server import ServerInfo, server_at, servers_of_kernel
 from ipfs_stream_nb.clients.shared import Shared
 from ipfs_stream_nb.clients.sync import Client, Session
 from ipfs_stream_nb.content.blocks import BlockStore
@@ -124,8 +124,6 @@ def connect_async(
 
 
 def _checked(url: str | None, token: str | None, repo: StrPath | None, node: NodeKind | None) -> Wish:
-    if url is not None and not isinstance(url, str):
-        raise BadRequestError(f"the url is a text such as http://localhost:8888/, not a {type(url).__name__}")
     if url is None and token is not None:
         raise BadRequestError("a token goes with a url: connect(url, token=…)")
     if node is not None and node not in NODE_KINDS:
@@ -143,10 +141,7 @@ def _checked(url: str | None, token: str | None, repo: StrPath | None, node: Nod
 async def open_client(wish: Wish) -> AsyncClient:
     """Decide which server it is, and open the nearest way to its store."""
     if wish.url is not None:
-        server = ServerInfo.at(wish.url, wish.token)
-        own = next((own for own in servers_of_kernel() if own.url == server.url), None)
-        if own is not None:
-            server = replace(own, token=server.token or own.token)
+        server = server_at(wish.url, wish.token)
         return _client_of(server, await _node_of(server), wish)
     tried: list[str] = []
     if wish.repo is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, overload
 from urllib.parse import quote
@@ -14,6 +14,8 @@ from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.loop import run_in
 from ipfs_stream_nb.clients.media import MediaMethods
 from ipfs_stream_nb.clients.naming import Content, path_of
+from ipfs_stream_nb.clients.notifications_methods import NotificationMethods
+from ipfs_stream_nb.clients.processing import ProcessingMethods
 from ipfs_stream_nb.clients.progress import Progress
 from ipfs_stream_nb.clients.reading import (
     MAX_GATHERED,
@@ -26,6 +28,7 @@ from ipfs_stream_nb.clients.reading import (
     write_to,
 )
 from ipfs_stream_nb.clients.remote import RemoteNode
+from ipfs_stream_nb.clients.reporting import Reports
 from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
@@ -50,6 +53,7 @@ from ipfs_stream_nb.content.node import (
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.display import facts_html
 from ipfs_stream_nb.errors import BadRequestError, BusyError
+from ipfs_stream_nb.notifications.retrievals import Sent
 
 if TYPE_CHECKING:
     from ipfs_stream_nb.clients.sync import Client
@@ -63,7 +67,7 @@ SAFE_IN_URL: Final = "/~!$&'()*+,;=:@"
 
 
 @hinted_methods
-class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
+class AsyncClient(WidgetMethods, MediaMethods, ProcessingMethods, TransferMethods, NotificationMethods):
     """Content by CID on one event loop. Made by `await connect_async()`, or `async with connect_async() as client:`.
 
     Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of
@@ -88,6 +92,7 @@ class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
         self._twin: Client | None = None
         self._on_close = on_close
         self._streams = OpenStreams()
+        self._reports = Reports(node, self._http)
         self._loop = asyncio.get_running_loop()
         self._store = str(getattr(getattr(node, "store", None), "path", ""))
 
@@ -135,6 +140,7 @@ class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
             await self._streams.aclose()
             if self._twin is not None:
                 await asyncio.to_thread(self._twin.close)
+            await self._reports.close()
             await node.close()
             await self._http.close()
             if self._on_close is not None:
@@ -226,8 +232,11 @@ class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
                 _, stat = await file_at(node, path)
                 if min(stat.size - offset, length or stat.size) > MAX_GATHERED:
                     raise too_large(stat.size, instead)
-            async with aclosing(node.cat(path, offset, length)) as pieces:
-                return await gather(pieces, instead)
+            with self._reports.reading(sent := Sent(), path):
+                async with aclosing(node.cat(path, offset, length)) as pieces:
+                    data = await gather(pieces, instead)
+                sent.bytes_sent = len(data)
+            return data
 
     async def open(self, content: Content) -> ContentFile:
         """A seekable binary file that reads only what is asked for, to be used from another thread than the loop's.
@@ -238,9 +247,15 @@ class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
             where, stat = await file_at(self.node, path)
 
         def read_at(offset: int, length: int) -> bytes:
-            return run_in(self._loop, lambda: self.node.read(where, offset, length))
+            return run_in(self._loop, lambda: self._read(where, offset, length, stat.size))
 
         return ContentFile(read_at, stat.size, label=str(where))
+
+    async def _read(self, path: Path, offset: int, length: int, size: int) -> bytes:
+        with self._reports.reading(sent := Sent(), path, size=size):
+            data = await self.node.read(path, offset, length)
+            sent.bytes_sent = len(data)
+        return data
 
     @overload
     async def export_car(
@@ -283,13 +298,12 @@ class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
         with Progress.of(progress) as shown:
             async with at(self.node, content) as path:
                 shown.begin(f"export {path}", None)
-                async with aclosing(counted(self.node.export_car(path), shown.advance)) as pieces:
-                    if dest is None:
-                        car = await gather(pieces, "give export_car a path to write to")
-                        return car if version == 1 else encode_v2_prefix(len(car)) + car
-                    if version == 1:
-                        return await write_to(dest, pieces)
-                    return await write_to(dest, pieces, encode_v2_prefix)
+                pieces = counted(self.node.export_car(path), shown.advance)
+                with self._reports.reading(sent := Sent(), path, form="car"):
+                    async with aclosing(pieces):
+                        car = await _written(pieces, dest, version)
+                    sent.bytes_sent = car if isinstance(car, int) else len(car)
+                return car
 
     # -- keeping
 
@@ -359,3 +373,15 @@ class AsyncClient(WidgetMethods, MediaMethods, TransferMethods):
         """What the server says about itself: version, node, limits, what it is doing."""
         self.node  # noqa: B018  # raises where the client is closed
         return await self._http.json("GET", "ipfs-stream/health")
+
+
+async def _written(
+    pieces: AsyncGenerator[bytes, None], dest: str | os.PathLike[str] | BinaryIO | None, version: int
+) -> bytes | int:
+    """A CAR of these pieces: itself, or its length in `dest`."""
+    if dest is None:
+        car = await gather(pieces, "give export_car a path to write to")
+        return car if version == 1 else encode_v2_prefix(len(car)) + car
+    if version == 1:
+        return await write_to(dest, pieces)
+    return await write_to(dest, pieces, encode_v2_prefix)

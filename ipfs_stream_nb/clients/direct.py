@@ -6,7 +6,7 @@ and keeps for all who share the store.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ipfs_stream_nb.clients.http import ServerHTTP
@@ -15,7 +15,8 @@ from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.car import CarDecoder
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.embedded import EmbeddedNode
-from ipfs_stream_nb.content.node import Origins, Path, Pin, PinProgress
+from ipfs_stream_nb.content.node import Origins, Path, Pin
+from ipfs_stream_nb.content.observing import PinWatch
 from ipfs_stream_nb.content.retrieval.retriever import Fetched, Retriever
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import NotFoundError, RetrievalError, StoreError
@@ -61,16 +62,15 @@ class DirectNode(EmbeddedNode):
         """The path below a CID that a path below an IPNS name stands for, as the server resolves it."""
         return await self._server.fixed(path)
 
-    async def pin(
-        self, cid: CID, *, name: str = "", progress: Callable[[PinProgress], None] | None = None
-    ) -> Pin:
-        """Keep a root and everything below it; where not all of it is here, the server fetches and pins it."""
+    async def _pin(self, cid: CID, name: str, watch: PinWatch) -> Pin:
+        """Where not all of it is here, the server fetches and pins it, and tells of that itself."""
         try:
-            return await EmbeddedNode.pin(self.offline(), cid, name=name, progress=progress)
+            return await EmbeddedNode._pin(self.offline(), cid, name, watch)  # noqa: SLF001  # a copy of this one
         except StoreError:
             raise
         except (NotFoundError, RetrievalError):
-            return await self._server.pin(cid, name=name, progress=progress)
+            watch.leave()
+            return await self._server.pin(cid, name=name, progress=watch)
 
     async def sources(self, cid: CID) -> Origins:
         """Where the blocks below `cid` came from: the server knows of those that it is about to write, too."""

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -58,6 +58,10 @@ class ServerInfo:
 
         Raises BadRequestError for what is not an http or https URL.
         """
+        if not isinstance(url, str):
+            raise BadRequestError(
+                f"the url is a text such as http://localhost:8888/, not a {type(url).__name__}"
+            )
         try:
             parts, host, base_url = _taken_apart(url)
         except ValueError:
@@ -99,6 +103,13 @@ def _taken_apart(url: str) -> tuple[URL, str, str]:
     host = parts.with_host(_ANY_ADDRESS.get(parts.host, parts.host)).host_subcomponent or ""
     # the path stays escaped as it is given: a server matches its routes by the letter
     return parts, host, URL(url, encoded=True).raw_path.rstrip("/")
+
+
+def server_at(url: str, token: str | None = None) -> ServerInfo:
+    """The server at a URL; this kernel's own one needs no token. Raises BadRequestError."""
+    server = ServerInfo.at(url, token)
+    own = next((own for own in servers_of_kernel() if own.url == server.url), None)
+    return server if own is None else replace(own, token=server.token or own.token)
 
 
 def servers_of_kernel(environ: Mapping[str, str] = os.environ) -> Iterator[ServerInfo]:

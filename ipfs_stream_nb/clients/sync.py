@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from ipfs_stream_nb.clients.content import AsyncClient
 from ipfs_stream_nb.clients.loop import LoopThread
 from ipfs_stream_nb.clients.naming import Content, path_of
+from ipfs_stream_nb.clients.notifications_methods import BlockingNotificationMethods
+from ipfs_stream_nb.clients.processing import BlockingProcessingMethods
 from ipfs_stream_nb.clients.progress import Progress
 from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_methods
 from ipfs_stream_nb.clients.server import ServerInfo
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.media.frames import Frame, Frames
     from ipfs_stream_nb.media.info import MediaInfo
     from ipfs_stream_nb.media.picture import Size
+    from ipfs_stream_nb.widgets.notification_feed import NotificationFeed
     from ipfs_stream_nb.widgets.player import Player
     from ipfs_stream_nb.widgets.uploader import Uploader
 
@@ -58,7 +61,7 @@ async def _awaited(opened: Awaitable[T]) -> T:
 
 
 @hinted_methods
-class Client(BlockingTransferMethods):
+class Client(BlockingProcessingMethods, BlockingTransferMethods, BlockingNotificationMethods):
     """Content by CID, blocking. Made by `connect()`; a context manager; safe to use from several threads.
 
     Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of
@@ -353,6 +356,25 @@ class Client(BlockingTransferMethods):
         from ipfs_stream_nb.widgets.uploader import Uploader  # noqa: PLC0415  # only a notebook has widgets
 
         return Uploader(self, multiple=multiple, pin=pin, profile=profile, accept=accept)
+
+    def notification_feed(
+        self,
+        types: str | Iterable[str] = ("all_events",),
+        filters: dict[str, Any] | None = None,
+        *,
+        height: int = 320,
+        limit: int = 100,
+    ) -> NotificationFeed:
+        """A widget with a live list of notifications: `feed.events` has them as a table, `feed.on` calls for each.
+
+        `types`, `filters`: which, as for `notifications`; `height`: of the list in pixels; `limit`: how many a page keeps.
+        Raises BadRequestError for what is no type or filter, UnauthorizedError, and TraitError for a number out of range.
+        """
+        from ipfs_stream_nb.widgets.feed_events import Subscription  # noqa: PLC0415  # only a notebook has widgets
+        from ipfs_stream_nb.widgets.notification_feed import NotificationFeed  # noqa: PLC0415
+
+        wanted = self._run(Subscription.begin, types, filters)
+        return NotificationFeed(self, wanted, height=height, limit=limit)
 
     def health(self) -> dict[str, Any]:
         """What the server says about itself: version, node, limits, what it is doing."""

@@ -43,10 +43,11 @@ T = TypeVar("T")
 class DroppedError(Exception):
     """A connection that has ended too early, or could not be made: coming again may help."""
 
-    def __init__(self, text: str, *, absent: bool = False) -> None:
-        """`absent`: nobody answers at that address at all."""
+    def __init__(self, text: str, *, absent: bool = False, code: int | None = None) -> None:
+        """`absent`: nobody answers at that address at all; `code`: with which the server closed it."""
         super().__init__(text)
         self.absent = absent
+        self.code = code
 
 
 class Socket:
@@ -57,7 +58,9 @@ class Socket:
         self._connection = connection
 
     @classmethod
-    async def open(cls, http: ServerHTTP, *parts: str, params: Params | None = None) -> Socket:
+    async def open(
+        cls, http: ServerHTTP, *parts: str, params: Params | None = None, max_message: int = MAX_MESSAGE
+    ) -> Socket:
         """Connect to a route below the base URL. Raises the error that a refusal names, and DroppedError."""
         # 80 ms that only who transfers pays
         from websockets.asyncio.client import connect  # noqa: PLC0415
@@ -74,7 +77,7 @@ class Socket:
             open_timeout=CONNECT_TIMEOUT,
             ping_interval=None,  # a consumer that is slow reads no pongs either: see receive
             close_timeout=CLOSE_SECONDS,
-            max_size=MAX_MESSAGE,
+            max_size=max_message,
             max_queue=QUEUED_FRAMES,
             **_options(connect, secure=secure, local=server.on_this_machine),
         )
@@ -149,7 +152,9 @@ class Socket:
     def _dropped(self, closed: ConnectionClosed) -> DroppedError:
         told = closed.rcvd
         why = "without a word" if told is None else f"with {told.code} {told.reason}".rstrip()
-        return DroppedError(f"the connection to {self._url} ended {why}")
+        return DroppedError(
+            f"the connection to {self._url} ended {why}", code=None if told is None else int(told.code)
+        )
 
 
 def _options(connect: Any, *, secure: bool, local: bool) -> dict[str, Any]:
@@ -185,6 +190,14 @@ async def _refusal(http: ServerHTTP, refusal: InvalidStatus) -> IPFSStreamError 
 
 def read_message(text: str | bytes) -> dict[str, Any]:
     """A server's text message. Raises the error that it tells, and RetrievalError for what is no message."""
+    message = parse_message(text)
+    if message.get("type") == "error":
+        raise error_from_json(message)
+    return message
+
+
+def parse_message(text: str | bytes) -> dict[str, Any]:
+    """A server's text message, whatever it tells. Raises RetrievalError for what is no message."""
     try:
         message = json.loads(text)
     except ValueError:
@@ -193,15 +206,15 @@ def read_message(text: str | bytes) -> dict[str, Any]:
         raise RetrievalError(
             f"the server sent {str(text)[:80]!r}, which is no message of an ipfs_stream_nb server"
         )
-    if message.get("type") == "error":
-        raise error_from_json(message)
     return message
 
 
 class Patience:
     """Counts connections that brought nothing, and waits between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, endless: bool = False) -> None:
+        """`endless`: none is the last."""
+        self._endless = endless
         self._failed = 0
         self._met = False
 
@@ -216,12 +229,15 @@ class Patience:
     async def wait(self, error: DroppedError | IPFSStreamError) -> int:
         """Wait before the next; gives how many brought nothing. Raises the error where there is to be none."""
         self._failed += 1
-        if self._failed > TRIES or (isinstance(error, DroppedError) and error.absent and not self._met):
+        given_up = self._failed > TRIES or (
+            isinstance(error, DroppedError) and error.absent and not self._met
+        )
+        if given_up and not self._endless:
             if isinstance(error, DroppedError):
                 again = f", {self._failed} times in a row" if self._failed > 1 else ""
                 raise RetrievalError(f"{error}{again}") from None
             raise error
-        longest = min(MAX_DELAY, FIRST_DELAY * 2 ** (self._failed - 1))
+        longest = min(MAX_DELAY, FIRST_DELAY * 2 ** min(self._failed - 1, 30))  # 2.0**1024 is no number
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311  # so that not all come at once
         return self._failed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from weakref import WeakSet
 
 from ipfs_stream_nb.clients.http import ServerHTTP
@@ -135,13 +135,23 @@ class ContentStream(AsyncIterator[bytes]):
         await self.aclose()
 
 
+class Abandonable(Protocol):
+    """What comes over something that may end before it."""
+
+    async def abandon(self) -> None:
+        """End it: whoever reads on is told."""
+
+
+A = TypeVar("A", bound=Abandonable)
+
+
 class OpenStreams:
     """Streams that are not read to their end: closed with what they come over, not by the end of the event loop."""
 
     def __init__(self) -> None:
-        self._streams: WeakSet[ContentStream] = WeakSet()
+        self._streams: WeakSet[Abandonable] = WeakSet()
 
-    def add(self, stream: ContentStream) -> ContentStream:
+    def add(self, stream: A) -> A:
         """Look after one."""
         self._streams.add(stream)
         return stream

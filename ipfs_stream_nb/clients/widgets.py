@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 from ipfs_stream_nb.clients.naming import Content, path_of
 from ipfs_stream_nb.clients.results import hinted_methods
@@ -13,7 +13,9 @@ from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.errors import BadRequestError
 
 if TYPE_CHECKING:
+    from ipfs_stream_nb.clients.content import AsyncClient
     from ipfs_stream_nb.clients.sync import Client
+    from ipfs_stream_nb.widgets.notification_feed import NotificationFeed
     from ipfs_stream_nb.widgets.player import Player
     from ipfs_stream_nb.widgets.uploader import Uploader
 
@@ -87,3 +89,22 @@ class WidgetMethods(ABC):
 
         self.node  # noqa: B018  # raises where the client is closed
         return Uploader(await self._for_widgets(), multiple=multiple, pin=pin, profile=profile, accept=accept)
+
+    async def notification_feed(
+        self,
+        types: str | Iterable[str] = ("all_events",),
+        filters: dict[str, Any] | None = None,
+        *,
+        height: int = 320,
+        limit: int = 100,
+    ) -> NotificationFeed:
+        """A widget with a live list of notifications: `feed.events` has them as a table, `feed.on` calls for each.
+
+        `types`, `filters`: which, as for `notifications`; `height`: of the list in pixels; `limit`: how many a page keeps.
+        Raises BadRequestError for what is no type or filter, UnauthorizedError, and TraitError for a number out of range.
+        """
+        from ipfs_stream_nb.widgets.feed_events import Subscription  # noqa: PLC0415  # only a notebook has widgets
+        from ipfs_stream_nb.widgets.notification_feed import NotificationFeed  # noqa: PLC0415
+
+        wanted = await Subscription.begin(cast("AsyncClient", self), types, filters)
+        return NotificationFeed(await self._for_widgets(), wanted, height=height, limit=limit)

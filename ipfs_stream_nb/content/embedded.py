@@ -27,6 +27,7 @@ from ipfs_stream_nb.content.node import (
     RepoStat,
     TreeWriter,
 )
+from ipfs_stream_nb.content.observing import Observers, PinWatch
 from ipfs_stream_nb.content.reading import ReadingNode
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.content.retrieval.dag import DagFetch
@@ -63,7 +64,7 @@ class EmbeddedNode(ReadingNode):
     @cached_property
     def uploads(self) -> Uploads:
         """Files on their way in that can be left and gone on with."""
-        return Uploads(self.store, self._executor)
+        return Uploads(self.store, self._executor, observers=self.observers)
 
     async def close(self) -> None:
         """Leave uploads so that they can be resumed, and close the rest. Idempotent."""
@@ -78,11 +79,11 @@ class EmbeddedNode(ReadingNode):
 
     def writer(self, *, profile: str | None = None) -> FileWriter:
         """Begin a file."""
-        return StoreFileWriter(self.store, self._executor, get_profile(profile))
+        return StoreFileWriter(self.store, self._executor, get_profile(profile), self.observers)
 
     def tree_writer(self, *, profile: str | None = None) -> TreeWriter:
         """Begin a directory tree."""
-        return StoreTreeWriter(self.store, self._executor, get_profile(profile))
+        return StoreTreeWriter(self.store, self._executor, get_profile(profile), self.observers)
 
     async def add(
         self,
@@ -115,20 +116,48 @@ class EmbeddedNode(ReadingNode):
         progress: ByteProgress | None = None,
     ) -> Added:
         """Add a local file or directory tree; symlinks stay symlinks, dot files need `hidden`."""
+        added, kind, new = await self._import_path(
+            path, profile=profile, pin=pin, name=name, hidden=hidden, progress=progress
+        )
+        self.observers.added(added, kind, pinned=new)
+        return added
+
+    async def _import_path(
+        self,
+        path: str,
+        *,
+        profile: str | None,
+        pin: bool,
+        name: str,
+        hidden: bool,
+        progress: ByteProgress | None,
+    ) -> tuple[Added, str, bool]:
+        """What came of it, its kind, and whether its pin is new."""
         sink = BlockSink(self.store.transfer(), self._executor, get_profile(profile))
         tree = TreeImport(sink, hidden=hidden, progress=progress)
         try:
             root, size, dag_size = await tree.add(FilePath(path))
-            await sink.finish(root, pin=pin, name=name)
+            new = await sink.finish(root, pin=pin, name=name)
         finally:
             await sink.abort()
-        return Added(root, size, dag_size, name)
+        return Added(root, size, dag_size, name), tree.kind, new
 
     async def add_directory(
         self, entries: dict[str, CID], *, profile: str | None = None, pin: bool = True, name: str = ""
     ) -> Added:
         """Make a directory of things that this node holds; names with `/` make sub-directories."""
-        tree = StoreTreeWriter(self.store, self._executor, get_profile(profile))
+        return await self._make_directory(entries, profile, pin=pin, name=name, observers=self.observers)
+
+    async def _make_directory(
+        self,
+        entries: dict[str, CID],
+        profile: str | None,
+        *,
+        pin: bool,
+        name: str,
+        observers: Observers | None,
+    ) -> Added:
+        tree = StoreTreeWriter(self.store, self._executor, get_profile(profile), observers)
         try:
             for number, (entry, cid) in enumerate(entries.items()):
                 if not number % STEPS_PER_TURN:
@@ -148,21 +177,41 @@ class EmbeddedNode(ReadingNode):
         sink = BlockSink(self.store.transfer(), self._executor, get_profile())
         try:
             roots, count, size = await import_blocks(source, sink, progress)
-            missing = tuple([root for root in roots if not await self.block_has(root)])
-            unpinned = [root for root in roots if not await self._pin_whole(root)] if pin else []
+            return await self._imported(roots, count, size, pin=pin)
         finally:
             await sink.abort()
-        return CarInfo(roots, count, size, missing, tuple(unpinned))
 
-    async def _pin_whole(self, root: CID) -> bool:
-        """Pin a root, unless blocks of it are missing."""
+    async def _imported(self, roots: tuple[CID, ...], count: int, size: int, *, pin: bool) -> CarInfo:
+        """The blocks of a CAR are here: pin its roots, if asked, and tell of them."""
+        missing = tuple([root for root in roots if not await self.block_has(root)])
+        pins = [await self._pin_whole(root) for root in roots] if pin else []
+        unpinned = tuple(root for root, new in zip(roots, pins, strict=False) if new is None)
+        for at, root in enumerate(roots):
+            if root not in missing and root not in roots[:at]:
+                whole = root not in unpinned if pin else None
+                size_of_root = size if len(roots) == 1 else None
+                self.observers.tell("added", root, size=size_of_root, kind="car", complete=whole)
+                if pin and pins[at]:
+                    self.observers.tell("pinned", root)
+        return CarInfo(roots, count, size, missing, unpinned)
+
+    async def _pin_whole(self, root: CID) -> bool | None:
+        """Pin a root, unless blocks of it are missing: whether that is a new pin, and None where it is none."""
+        new = await self._is_new(root)
         try:
             await self._run(self.store.pin, root)
         except StoreError:
             raise
         except (NotFoundError, RetrievalError):
-            return False
-        return True
+            return None
+        return new
+
+    async def _is_new(self, root: CID) -> bool:
+        """Whether a pin of it would be a new one; only looked up where somebody is told."""
+        return bool(self.observers) and not await self._is_pinned(root)
+
+    async def _is_pinned(self, root: CID) -> bool:
+        return await self._run(self.store.is_pinned, root)
 
     # -- keeping
 
@@ -174,7 +223,11 @@ class EmbeddedNode(ReadingNode):
         What is missing is fetched, where there is somebody to ask. Raises NotFoundError where the root cannot be had,
         RetrievalError naming a block below it that cannot.
         """
-        report = None
+        with PinWatch(self.observers, cid, name, progress, new=await self._is_new(cid)) as watch:
+            return await self._pin(cid, name, watch)
+
+    async def _pin(self, cid: CID, name: str, watch: PinWatch) -> Pin:
+        report, progress = None, watch if watch.is_wanted else None
         if progress is not None:
             loop = asyncio.get_running_loop()
             report = partial(loop.call_soon_threadsafe, cast("Callable[..., object]", progress))
@@ -190,6 +243,10 @@ class EmbeddedNode(ReadingNode):
 
     async def unpin(self, cid: CID) -> None:
         """Let garbage collection have it. Raises NotFoundError where there is no such pin."""
+        await self._unpin(cid)
+        self.observers.tell("unpinned", cid)
+
+    async def _unpin(self, cid: CID) -> None:
         await self._run(self.store.unpin, cid)
 
     async def pins(self) -> list[Pin]:
@@ -202,11 +259,24 @@ class EmbeddedNode(ReadingNode):
         if names:
             raise BadRequestError(f"only a whole root can be removed: {cid}, not a path in it")
         self._forget()
+        was_pinned = bool(self.observers) and await self._is_pinned(cid)
+        gone = await self._remove(cid)
+        if was_pinned:
+            self.observers.tell("unpinned", cid)
+        self.observers.tell("removed", cid, blocks=gone.blocks, bytes=gone.bytes)
+        return gone
+
+    async def _remove(self, cid: CID) -> GCResult:
         return await self._run(self.store.remove, cid)
 
     async def gc(self) -> GCResult:
         """Take away every block that no pin and no running transfer needs."""
         self._forget()
+        gone = await self._collect()
+        self.observers.tell("collected", None, blocks=gone.blocks, bytes=gone.bytes)
+        return gone
+
+    async def _collect(self) -> GCResult:
         return await self._run(self.store.gc)
 
     async def repo_stat(self) -> RepoStat:

@@ -21,6 +21,7 @@ from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.car_export import export_car
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import DagScope, Entry, Origins, Path, Stat
+from ipfs_stream_nb.content.observing import Observers
 from ipfs_stream_nb.content.reader import PIECE_BYTES, Branch, DagNode, DagReader, fixed_window
 from ipfs_stream_nb.content.resolver import Resolved, ipns_name_of, list_directory, resolve, target_of
 from ipfs_stream_nb.content.retrieval.ahead import ReadAhead
@@ -73,6 +74,8 @@ class ReadingNode:
         Without `keep` what is fetched is not written to the store, since the provider has done so.
         """
         self.store = store
+        self.observers = Observers()
+        """Told of what is added, pinned and removed through this node."""
         self._executor = StoreThreads(max(4, os.cpu_count() or 1))
         self._closed = False
         self._read_from(retriever, names, keep=keep)

@@ -13,7 +13,8 @@ from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.directory import build_directory, build_symlink
 from ipfs_stream_nb.content.importer import Block, Profile
-from ipfs_stream_nb.content.node import Added, ByteProgress
+from ipfs_stream_nb.content.node import Added, ByteProgress, Kind
+from ipfs_stream_nb.content.observing import Observers
 from ipfs_stream_nb.content.resolver import check_names
 from ipfs_stream_nb.content.store_source import StoreThreads
 from ipfs_stream_nb.content.writer import BlockSink, FileImport, LeafCutter, LeafJob, check_open
@@ -30,7 +31,15 @@ STEPS_PER_TURN: Final = 256
 class StoreTreeWriter:
     """`TreeWriter` over the block store: files one after the other, all in one transfer."""
 
-    def __init__(self, store: BlockStore, executor: StoreThreads, profile: Profile) -> None:
+    def __init__(
+        self,
+        store: BlockStore,
+        executor: StoreThreads,
+        profile: Profile,
+        observers: Observers | None = None,
+    ) -> None:
+        """`observers` are told of the tree once it is here."""
+        self._observers = observers
         self._sink = BlockSink(store.transfer(), executor, profile)
         self._tree = Tree()
         self._size = 0
@@ -72,9 +81,16 @@ class StoreTreeWriter:
         check_open(self._open)
         lone = None if wrap else self._tree.lone_file()
         root, dag_size = lone or await self._tree.build(self._sink)
-        await self._sink.finish(root, pin=pin, name=name)
+        new = await self._sink.finish(root, pin=pin, name=name)
         self._open = False
-        return Added(root, self._size, dag_size, name)
+        added = Added(root, self._size, dag_size, name)
+        if self._observers is not None:
+            self._observers.added(added, self.kind(wrap=wrap), pinned=new)
+        return added
+
+    def kind(self, *, wrap: bool) -> Kind:
+        """What the root is."""
+        return "directory" if wrap or self._tree.lone_file() is None else "file"
 
     async def abort(self) -> None:
         """Forget the tree. Idempotent."""
@@ -165,6 +181,8 @@ class TreeImport:
         self._sink = sink
         self._hidden = hidden
         self._progress = progress
+        self.kind: Kind = "file"
+        """"file" or "directory": what it turned out to be."""
 
     async def add(self, path: Path, depth: int = 0) -> tuple[CID, int, int]:
         """The root, content bytes and DAG bytes of whatever stands at `path`."""
@@ -184,6 +202,8 @@ class TreeImport:
             )
         if depth >= MAX_TREE_DEPTH:
             raise BadRequestError(f"{str(path)!r} is over {MAX_TREE_DEPTH} levels deep")
+        if not depth:
+            self.kind = "directory"
         return await self._directory(path, depth)
 
     async def _directory(self, path: Path, depth: int) -> tuple[CID, int, int]:

@@ -17,6 +17,7 @@ from ipfs_stream_nb.content.blocks.uploads import UploadRecord
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.importer import Block, get_profile
 from ipfs_stream_nb.content.node import Added
+from ipfs_stream_nb.content.observing import Observers
 from ipfs_stream_nb.content.store_source import StoreThreads
 from ipfs_stream_nb.content.writer import BATCH_BYTES, BatchSink, FileImport, LeafCutter
 from ipfs_stream_nb.errors import BadRequestError, BusyError, IPFSStreamError, NotFoundError
@@ -48,8 +49,8 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-Keep = Callable[[CID, bool, str], Awaitable[None]]
-"""Has a root kept by somebody else than the store: with or without a pin, under a name."""
+Keep = Callable[[CID, bool, str], Awaitable[bool]]
+"""Has a root kept by somebody else than the store: with or without a pin, under a name. Whether that is a new pin."""
 
 
 class UploadWriter:
@@ -192,7 +193,7 @@ class UploadWriter:
                 await self._sink.start_commit(partial(self._store, self._record))
                 await self._sink.wait()
                 result = replace(self._record, result=(root, size, dag_size))
-                await self._uploads.complete(result, pin=pin)
+                new = await self._uploads.complete(result, pin=pin)
             except IPFSStreamError as error:
                 self._end = error  # the DAG is closed; whoever resumes goes on from the record
                 raise
@@ -201,7 +202,9 @@ class UploadWriter:
                 raise
             self._record = result
         self._uploads.forget(self)
-        return Added(root, size, dag_size, result.name)
+        added = Added(root, size, dag_size, result.name)
+        self._uploads.observers.added(added, "file", pinned=new)
+        return added
 
     async def suspend(self) -> None:
         """Make what was taken durable, and leave it to whoever resumes it. Raises no error of ours; idempotent.
@@ -242,9 +245,16 @@ class UploadWriter:
 class Uploads:
     """The resumable uploads of one node."""
 
-    def __init__(self, store: BlockStore, executor: StoreThreads, keep: Keep | None = None) -> None:
-        """`keep` has roots kept where the store is not what keeps them."""
+    def __init__(
+        self,
+        store: BlockStore,
+        executor: StoreThreads,
+        keep: Keep | None = None,
+        observers: Observers | None = None,
+    ) -> None:
+        """`keep` has roots kept where the store is not what keeps them; `observers` are told of what is whole."""
         self.store = store
+        self.observers = Observers() if observers is None else observers
         self._executor = executor
         self._keep = keep
         self._open: dict[bytes, UploadWriter] = {}
@@ -306,18 +316,23 @@ class Uploads:
         """Discard those that nothing came for in `ttl` seconds; gives how many."""
         return await self._run(self.store.uploads.expire, ttl, frozenset(self._open))
 
-    async def complete(self, record: UploadRecord, *, pin: bool) -> None:
-        """Note that one is finished; where others keep its root, once they have it."""
-        if self._keep is None:
-            await self._run(self.store.uploads.finish, record, pin=pin)
-            return
+    async def complete(self, record: UploadRecord, *, pin: bool) -> bool:
+        """Note that one is finished; where others keep its root, once they have it. Whether there is a new pin."""
         assert record.result is not None  # noqa: S101  # what is finished has one
         root = record.result[0]
-        await self._keep(root, pin, record.name)
+        if self._keep is None:
+            return await self._run(self._finish, record, root, pin=pin)
+        new = await self._keep(root, pin, record.name)
         await self._run(self.store.uploads.finish, record, pin=False)
         if not await self._run(self.store.is_pinned, root):
             with suppress(NotFoundError, BusyError):
                 await self._run(self.store.remove, root)
+        return new
+
+    def _finish(self, record: UploadRecord, root: CID, *, pin: bool) -> bool:
+        new = pin and not self.store.is_pinned(root)
+        self.store.uploads.finish(record, pin=pin)
+        return new
 
     def forget(self, writer: UploadWriter) -> None:
         """It is open no more."""

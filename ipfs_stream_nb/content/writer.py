@@ -6,12 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from ipfs_stream_nb.content.blocks import BlockStore, Transfer
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.importer import Block, DagBuilder, Levels, Profile, encode_leaf
 from ipfs_stream_nb.content.node import Added
+from ipfs_stream_nb.content.observing import Observers
 from ipfs_stream_nb.content.store_source import StoreThreads
 from ipfs_stream_nb.errors import BadRequestError
 
@@ -20,6 +21,8 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 second copy meanwhile: with smaller ones a disk that is slow to sync holds everything up."""
 LEAVES_AHEAD: Final = 3
 """Leaves being hashed at once for one file."""
+
+T = TypeVar("T")
 
 LeafJob = Callable[[], Block]
 
@@ -97,9 +100,9 @@ class BatchSink:
             await asyncio.wait([commit])
             commit.exception()
 
-    async def in_thread(self, call: Callable[[], object]) -> None:
+    async def in_thread(self, call: Callable[[], T]) -> T:
         """Do something with the store; it ends, also where this wait is cancelled."""
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, call))
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, call))
 
     def encode(self, chunk: BytesLike) -> Block:
         """Make a leaf of a chunk, which is this sink's from here on. For threads."""
@@ -128,10 +131,15 @@ class BlockSink(BatchSink):
             await self.start_commit(self.transfer.put)
         await self.wait()
 
-    async def finish(self, root: CID, *, pin: bool, name: str) -> None:
-        """Commit everything, end the transfer, and pin its root if asked: durable on return."""
+    async def finish(self, root: CID, *, pin: bool, name: str) -> bool:
+        """Commit everything, end the transfer, and pin its root if asked: durable on return. Whether that is a new pin."""
         await self.flush()
-        await self.in_thread(partial(self.transfer.commit, root, pin=pin, name=name))
+        return await self.in_thread(partial(self._end, root, pin=pin, name=name))
+
+    def _end(self, root: CID, *, pin: bool, name: str) -> bool:
+        new = pin and not self.transfer.is_pinned(root)
+        self.transfer.commit(root, pin=pin, name=name)
+        return new
 
     async def abort(self) -> None:
         """Wait for a commit that is under way, forget the rest and end the transfer. Idempotent."""
@@ -244,7 +252,15 @@ class LeafCutter:
 class StoreFileWriter:
     """`FileWriter` over the block store: see node.FileWriter. Its file is one transfer."""
 
-    def __init__(self, store: BlockStore, executor: StoreThreads, profile: Profile) -> None:
+    def __init__(
+        self,
+        store: BlockStore,
+        executor: StoreThreads,
+        profile: Profile,
+        observers: Observers | None = None,
+    ) -> None:
+        """`observers` are told of the file once it is here."""
+        self._observers = observers
         self._sink = BlockSink(store.transfer(), executor, profile)
         self._cutter = LeafCutter(self._sink)
         self._open = True
@@ -263,9 +279,12 @@ class StoreFileWriter:
         """Commit what is left, and the pin with it."""
         check_open(self._open)
         root, size, dag_size = await self._cutter.root()
-        await self._sink.finish(root, pin=pin, name=name)
+        new = await self._sink.finish(root, pin=pin, name=name)
         self._open = False
-        return Added(root, size, dag_size, name)
+        added = Added(root, size, dag_size, name)
+        if self._observers is not None:
+            self._observers.added(added, "file", pinned=new)
+        return added
 
     async def abort(self) -> None:
         """Forget the file. Idempotent."""

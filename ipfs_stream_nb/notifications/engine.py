@@ -61,3 +61,6 @@ class Engine(Protocol):
 
     async def bounds(self) -> Bounds:
         """What it holds."""
+
+    def take_setbacks(self) -> list[str]:
+        """What went wrong with the log since the last call, as texts for people: a damaged log that was set aside."""

@@ -36,6 +36,10 @@ class Action(StrEnum):
     """The node's size, limits and what it is doing."""
     GRANT = "grant"
     """Ask for a capability token; the action that the token is for is asked about as well."""
+    SUBSCRIBE = "subscribe"
+    """See notifications; of which types and whose, `role` and `permissions` say."""
+    EMIT = "emit"
+    """Send events of one's own; of which types, `role` says."""
 
 
 class AccessPolicy:
@@ -49,7 +53,7 @@ class AccessPolicy:
         """Whether `user` (Jupyter's username) may do this.
 
         `cid` is the root that the request names: rights to a root are rights to all that lies below it. It is
-        None for actions that name no content (add, list, gc, status, grant). It is asked again on each request,
+        None for actions that name no content (add, list, gc, status, grant, subscribe, emit). It is asked again on each request,
         also on those that come with a capability token, so a right that ends ends at once. It runs on the
         server's event loop: await what takes time.
         """
@@ -60,3 +64,17 @@ class AccessPolicy:
         if not await self.allows(user, action, cid):
             what = f"{action} {cid}" if cid is not None else str(action)
             raise UnauthorizedError(f"the access policy does not let you {what}")
+
+    async def role(self, user: str) -> str:
+        """What `user` is to the notifications: "admin" may see those of the system (`system_*`), and send events that
+        tell of content, pins and the system; any other role may not. Another user's events are hidden from both.
+
+        It is asked when a connection opens. Whoever is let into a server of one's own is its admin; a server that
+        many share should name its admins here.
+        """
+        return "admin"
+
+    async def permissions(self, user: str) -> dict[str, bool]:
+        """What else `user` may do, by name: with "webrtc" true, see the notifications of WebRTC connections
+        (`webrtc_*`). What is missing is not permitted. It is asked when a connection opens."""
+        return {"webrtc": True}

@@ -1,4 +1,4 @@
-"""Capability tokens: signed, minutes long, good for one action on one CID, or for adding.
+"""Capability tokens: signed, minutes long, good for one action on one CID, or for adding or subscribing.
 
 They stand in a URL in place of the server's own token, for a page that cannot send a cookie or a header. They
 are JSON Web Tokens (RFC 7519) with HMAC-SHA-256 and nothing else: the algorithm is pinned (RFC 8725, section 3.1).
@@ -39,9 +39,11 @@ class Capability:
     user: str
     action: Action
     cid: CID | None
-    """None for an action that names no content: adding."""
+    """None for an action that names no content: adding, subscribing."""
     expires: float
     """Seconds since the epoch."""
+    types: frozenset[str] | None = None
+    """The notification types that may be seen with it, if its user may see them; None: no such limit."""
 
     def covers(self, action: Action, cid: CID | None) -> bool:
         """Whether it is for this action on this content; CIDv0 and CIDv1 of the same block are the same."""
@@ -70,16 +72,26 @@ class TokenSigner:
         self.max_ttl = max_ttl
 
     def issue(
-        self, user: str, action: Action, cid: CID | None, ttl: float | None = None
+        self,
+        user: str,
+        action: Action,
+        cid: CID | None,
+        ttl: float | None = None,
+        types: frozenset[str] | None = None,
     ) -> tuple[str, Capability]:
-        """A token and what it grants; `ttl` in seconds. Raises BadRequestError for a ttl out of range."""
+        """A token and what it grants; `ttl` in seconds, `types` for subscribing only.
+
+        Raises BadRequestError for a ttl or username out of range, and for types with another action.
+        """
+        if types is not None and action is not Action.SUBSCRIBE:
+            raise BadRequestError(f"a token to {action} names no notification types")
         ttl = self.default_ttl if ttl is None else ttl
         if not 1 <= ttl <= self.max_ttl:  # also refuses NaN
             raise BadRequestError(f"ttl is {ttl} s; it must be between 1 and {self.max_ttl:g} s")
         if not 0 < len(user) <= MAX_USER:
             raise BadRequestError(f"a username has 1 to {MAX_USER} characters, this one has {len(user)}")
         expires = int(time.time() + ttl)
-        claims = {
+        claims: dict[str, object] = {
             "iss": ISSUER,
             "aud": AUDIENCE,
             "sub": user,
@@ -87,8 +99,14 @@ class TokenSigner:
             "cid": "" if cid is None else str(cid),
             "exp": expires,
         }
+        if types is not None:
+            claims["types"] = sorted(types)
         token = jwt.encode(claims, self._secret, algorithm=ALGORITHM)
-        return token, Capability(user, action, cid, float(expires))
+        if len(token) > MAX_TOKEN:  # a name beyond ASCII takes up to 16 characters for one
+            raise BadRequestError(
+                f"the username is too long: the token has {len(token)} characters, {MAX_TOKEN} at most"
+            )
+        return token, Capability(user, action, cid, float(expires), types)
 
     def read(self, token: str) -> Capability:
         """What a token grants. Raises UnauthorizedError, which says whether it is expired or not one of ours."""
@@ -104,7 +122,8 @@ class TokenSigner:
                 options={"require": list(_CLAIMS), "strict_aud": True},
             )
             cid = CID.parse(claims["cid"]) if claims["cid"] else None
-            return Capability(claims["sub"], Action(claims["act"]), cid, float(claims["exp"]))
+            types = _types(claims.get("types"))
+            return Capability(claims["sub"], Action(claims["act"]), cid, float(claims["exp"]), types)
         except jwt.ExpiredSignatureError:
             raise UnauthorizedError("this capability token has expired; ask for a new one") from None
         except (jwt.InvalidTokenError, ValueError, TypeError, BadCIDError):
@@ -117,3 +136,12 @@ class TokenSigner:
             what = f"{action} {cid}" if cid is not None else str(action)
             raise UnauthorizedError(f"this capability token is for another action or CID, not for: {what}")
         return capability
+
+
+def _types(claim: object) -> frozenset[str] | None:
+    """The claim of that name, which is in few tokens. Raises ValueError."""
+    if claim is None:
+        return None
+    if not isinstance(claim, list) or not all(isinstance(name, str) for name in claim):
+        raise ValueError("types is no list of texts")
+    return frozenset(claim)

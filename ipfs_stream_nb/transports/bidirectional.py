@@ -40,6 +40,7 @@ from ipfs_stream_nb.transports.connection import (
     shown,
 )
 from ipfs_stream_nb.transports.stream import Ahead, Download, Part
+from ipfs_stream_nb.transports.transfer_ids import LEGACY, id_of, shown_id
 from ipfs_stream_nb.transports.upload import (
     PROGRESS_SECONDS,
     UploadLimits,
@@ -47,18 +48,16 @@ from ipfs_stream_nb.transports.upload import (
     open_upload,
     patiently,
 )
+from ipfs_stream_nb.transports.watching import NOBODY, UploadWatch, Watcher
 
 WINDOW: Final = 1 << 20
 """Bytes that may be under way in one transfer, in one direction, before the receiver gives more credit."""
 MAX_CREDIT: Final = 1 << 40
 CLOSE_SECONDS: Final = 5.0
 """Seconds that transfers have to end once the client has closed."""
-MAX_ID: Final = (1 << 32) - 1
 COMMANDS: Final = ("get", "add", "end", "pin", "cancel", "credit", "close")
 _Message = dict[str, Any]
 _FRAME: Final = 65_536
-_LEGACY: Final = -1
-"""The place of the one transfer without an id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ class _Transfer:
     @property
     def answer(self) -> dict[str, Any]:
         """What its messages carry."""
-        return {} if self.id == _LEGACY else {"id": self.id}
+        return {} if self.id == LEGACY else {"id": self.id}
 
 
 class BidirectionalConversation:
@@ -102,12 +101,14 @@ class BidirectionalConversation:
         ipfs_api: Node,
         limits: BidirectionalLimits,
         authorize: Authorize,
+        watcher: Watcher = NOBODY,
     ) -> None:
-        """`authorize` is asked about each command."""
+        """`authorize` is asked about each command; `watcher` is told of gets and adds."""
         self._connection = connection
         self._api = ipfs_api
         self._limits = limits
         self._authorize = authorize
+        self._watcher = watcher
         self._transfers: dict[int, _Transfer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         """Those of transfers, and of ones whose last message is not sent yet."""
@@ -132,12 +133,12 @@ class BidirectionalConversation:
                         await self._frame(message, identifier)
                         continue
                     command = read_json(message, "a command")
-                    identifier = _id_of(command)
+                    identifier = id_of(command)
                     if await self._command(command, identifier):
                         break
                 except IPFSStreamError as error:
                     self._connection.failed(error)
-                    answer = {} if identifier in {None, _LEGACY} else {"id": identifier}
+                    answer = {} if identifier in {None, LEGACY} else {"id": identifier}
                     await self._connection.send_json(error.to_json() | answer)
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
@@ -173,7 +174,7 @@ class BidirectionalConversation:
             case "cancel":
                 transfer = self._transfers.get(identifier)
                 if transfer is None or transfer.task is None:
-                    raise BadRequestError(f"there is no transfer {_shown(identifier)} to cancel")
+                    raise BadRequestError(f"there is no transfer {shown_id(identifier)} to cancel")
                 if not transfer.cancelled:  # a second one would break off what the first one has begun
                     transfer.cancelled = True
                     transfer.task.cancel()
@@ -188,7 +189,7 @@ class BidirectionalConversation:
     def _of(self, identifier: int, kind: str) -> Pipe:
         transfer = self._transfers.get(identifier)
         if transfer is None or transfer.kind != kind or transfer.pipe is None:
-            raise BadRequestError(f"there is no {kind} {_shown(identifier)} under way")
+            raise BadRequestError(f"there is no {kind} {shown_id(identifier)} under way")
         return transfer.pipe
 
     def _take_credit(self, identifier: int, command: dict[str, Any]) -> None:
@@ -202,9 +203,9 @@ class BidirectionalConversation:
 
     def _addressee(self, data: bytes) -> int:
         """The transfer that a binary message is for. Raises BadRequestError."""
-        legacy = self._transfers.get(_LEGACY)
+        legacy = self._transfers.get(LEGACY)
         if legacy is not None and legacy.kind == "add":
-            return _LEGACY
+            return LEGACY
         if len(data) < 4:
             raise BadRequestError(
                 f"a binary message begins with its transfer's id in 4 bytes; this one has {len(data)}"
@@ -218,12 +219,12 @@ class BidirectionalConversation:
             raise BadRequestError(
                 f"there is no add {identifier} under way for the {len(data) - 4} bytes that came"
             )
-        await self._into(transfer, memoryview(data)[0 if identifier == _LEGACY else 4 :])
+        await self._into(transfer, memoryview(data)[0 if identifier == LEGACY else 4 :])
 
     async def _into(self, transfer: _Transfer, data: memoryview) -> None:
         """Hand bytes on. Who keeps to the credit never waits here; who does not holds up this socket."""
         assert transfer.pipe is not None  # noqa: S101  # asked before
-        if not data and transfer.id == _LEGACY:
+        if not data and transfer.id == LEGACY:
             transfer.pipe.end()
             return
         with suppress(PipeClosedError):  # it has failed, which its own message tells
@@ -236,10 +237,10 @@ class BidirectionalConversation:
         refusal: IPFSStreamError | None = None
         if identifier in self._transfers:
             refusal = BadRequestError(
-                f"a transfer {_shown(identifier)} is in use; begin another once it has ended"
+                f"a transfer {shown_id(identifier)} is in use; begin another once it has ended"
             )
         elif kind == "add" and any(
-            other.kind == "add" and _LEGACY in {identifier, other.id} for other in self._transfers.values()
+            other.kind == "add" and LEGACY in {identifier, other.id} for other in self._transfers.values()
         ):
             refusal = BadRequestError(
                 "an add without an id runs alone: its frames could not be told from those of others"
@@ -284,9 +285,10 @@ class BidirectionalConversation:
     async def _get(self, identifier: int, command: dict[str, Any]) -> _Message:
         transfer = self._transfers[identifier]
         part = Part(integer(command, "offset", default=0) or 0, integer(command, "length"))
-        async with IPFSContentStream(self._api, content_path(command)) as stream:
+        path = content_path(command)
+        async with IPFSContentStream(self._api, path) as stream:
             download = await Download.open(stream, part)
-            credit = {} if identifier == _LEGACY else {"credit": WINDOW}
+            credit = {} if identifier == LEGACY else {"credit": WINDOW}
             await self._connection.send_json(download.metadata | transfer.answer | credit)
 
             async def take(batch: list[memoryview]) -> int:
@@ -301,13 +303,14 @@ class BidirectionalConversation:
                 await self._connection.drained()
                 await self._await_credit(transfer)
 
-            async with Ahead(download) as ahead:
-                await ahead.send(take, ready)
+            with self._watcher.download(download, path, download.size):
+                async with Ahead(download) as ahead:
+                    await ahead.send(take, ready)
         return {"type": "complete", "bytes_sent": download.bytes_sent}
 
     async def _send(self, transfer: _Transfer, batch: list[memoryview]) -> int:
         """Send chunks, as far as the credit reaches and the client reads: how many bytes."""
-        if transfer.id == _LEGACY:
+        if transfer.id == LEGACY:
             return sum(map(len, batch[: await self._connection.send_all(batch)]))
         head, room, frames = transfer.id.to_bytes(4, "big"), transfer.credit, []
         for chunk in batch:
@@ -321,7 +324,7 @@ class BidirectionalConversation:
     async def _await_credit(self, transfer: _Transfer) -> None:
         try:
             async with asyncio.timeout(self._limits.stall_timeout):
-                while not transfer.credit and transfer.id != _LEGACY:
+                while not transfer.credit and transfer.id != LEGACY:
                     transfer.given.clear()
                     await transfer.given.wait()
         except TimeoutError:
@@ -334,28 +337,35 @@ class BidirectionalConversation:
             return await self._take_file(self._transfers[identifier], command)
 
     async def _take_file(self, transfer: _Transfer, command: dict[str, Any]) -> _Message:
-        handler = open_upload(self._api, command, self._limits.upload)
+        handler, watch = open_upload(self._api, command, self._limits.upload), self._watcher.upload()
         try:
             await handler.start()
-            credit = {} if transfer.id == _LEGACY else {"credit": WINDOW}
+            credit = {} if transfer.id == LEGACY else {"credit": WINDOW}
             await self._connection.send_json(
                 {"type": "ready", "upload_id": handler.upload_id, "offset": handler.bytes_processed}
                 | transfer.answer
                 | credit
             )
             try:
-                await self._take_in(transfer, handler)
+                await self._take_in(transfer, handler, watch)
             except TooLargeError:
                 await handler.abort()
                 raise
-            return {"type": "result", "success": True, **await handler.finalize()}
+            result = await handler.finalize()
+            watch.progress(handler.get_progress() | {"percent": 100.0})
+            return {"type": "result", "success": True, **result}
+        except ConnectionClosedError:
+            raise
+        except Exception as error:
+            watch.failed(error)
+            raise
         finally:
             if transfer.cancelled:
                 await handler.abort()
             else:
                 await handler.suspend()
 
-    async def _take_in(self, transfer: _Transfer, handler: IPFSUploadHandler) -> None:
+    async def _take_in(self, transfer: _Transfer, handler: IPFSUploadHandler, watch: UploadWatch) -> None:
         """All bytes of an add, giving credit as they are taken."""
         assert transfer.pipe is not None  # noqa: S101  # an add has one
         told, given = time.monotonic(), 0
@@ -363,12 +373,13 @@ class BidirectionalConversation:
             check_room(handler, len(chunk), self._limits.upload)
             await handler.add_chunk(chunk)
             given += len(chunk)
-            if given >= WINDOW // 2 and transfer.id != _LEGACY:
+            if given >= WINDOW // 2 and transfer.id != LEGACY:
                 await self._connection.send_json({"type": "credit", "bytes": given} | transfer.answer)
                 given = 0
             if time.monotonic() - told >= PROGRESS_SECONDS:
-                told = time.monotonic()
-                await self._connection.send_json(handler.get_progress() | transfer.answer)
+                told, progress = time.monotonic(), handler.get_progress()
+                watch.progress(progress)
+                await self._connection.send_json(progress | transfer.answer)
 
     async def _from_pipe(self, transfer: _Transfer, handler: IPFSUploadHandler) -> bytes:
         """The next bytes; while none come, what came is made durable."""
@@ -384,17 +395,3 @@ class BidirectionalConversation:
 
     async def _pin(self, root: CID) -> _Message:
         return {"type": "pin_result", "success": True, "cid": str((await self._api.pin(root)).cid)}
-
-
-def _id_of(command: dict[str, Any]) -> int:
-    """The transfer that a command is about; _LEGACY where it names none. Raises BadRequestError."""
-    found = integer(command, "id")
-    if found is None:
-        return _LEGACY
-    if found > MAX_ID:
-        raise BadRequestError(f"id is at most {MAX_ID}, so that it fits 4 bytes; {found} does not")
-    return found
-
-
-def _shown(identifier: int) -> str:
-    return "without an id" if identifier == _LEGACY else str(identifier)

@@ -16,6 +16,7 @@ from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.content.stream import CHUNK_SIZE, IPFSContentStream
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, IsDirectoryError, RetrievalError
 from ipfs_stream_nb.transports.connection import Connection, ConnectionClosedError, error_message, refuse
+from ipfs_stream_nb.transports.watching import NOBODY, Watcher
 
 PROGRESS_SECONDS: Final = 0.25
 """Seconds between two progress messages of a download, at the least."""
@@ -47,7 +48,8 @@ class Download:
     def __init__(self, stream: IPFSContentStream, metadata: dict[str, Any], part: Part) -> None:
         self.stream = stream
         self.offset = part.offset
-        left = int(metadata["size"]) - part.offset
+        self.size = int(metadata["size"])
+        left = self.size - part.offset
         self.length = left if part.length is None else min(left, part.length)
         self.metadata = {
             "type": "metadata",
@@ -58,6 +60,7 @@ class Download:
             "timestamp": time.time(),
         }
         self.bytes_sent = 0
+        """Bytes of the file; those of what is written around them do not count."""
         self._began = self._told = time.monotonic()
 
     @classmethod
@@ -164,6 +167,7 @@ async def stream_content(
     *,
     progress: bool = True,
     sha256: bool = False,
+    watcher: Watcher = NOBODY,
 ) -> None:
     """`WS /ws/stream`: metadata, binary frames of CHUNK_SIZE with progress between them, complete, close.
 
@@ -188,8 +192,9 @@ async def stream_content(
                     await connection.send_json(told)
                 return took
 
-            async with Ahead(download) as ahead:
-                await ahead.send(take, connection.drained)
+            with watcher.download(download, path, download.size):
+                async with Ahead(download) as ahead:
+                    await ahead.send(take, connection.drained)
         complete: dict[str, Any] = {"type": "complete", "bytes_sent": download.bytes_sent}
         if sha256:
             complete["sha256"] = digest.hexdigest()
@@ -214,7 +219,11 @@ async def _refuse_messages(connection: Connection) -> None:
 
 
 async def sse_events(
-    ipfs_api: Node, path: str, part: Part, failed: Callable[[Exception], None] | None = None
+    ipfs_api: Node,
+    path: str,
+    part: Part,
+    failed: Callable[[Exception], None] | None = None,
+    watcher: Watcher = NOBODY,
 ) -> AsyncGenerator[str, None]:
     """`GET /sse/stream`: the events `metadata`, `chunk` (base64), `complete` or `error`, each with its id.
 
@@ -226,14 +235,15 @@ async def sse_events(
         download = await Download.open(stream, part)
         yield f"retry: {RETRY_MS}\n" + event("metadata", json.dumps(download.metadata), download.offset)
         try:
-            while download.bytes_sent < download.length:
-                # one by one, so that a client that does not read costs the memory of one event
-                at, left = download.offset + download.bytes_sent, download.length - download.bytes_sent
-                chunk = await ipfs_api.read(path, at, min(SSE_CHUNK, left))
-                if not chunk:
-                    raise RetrievalError(f"{path} ended at {at}, before its end")
-                download.bytes_sent += len(chunk)
-                yield event("chunk", base64.b64encode(chunk).decode(), at + len(chunk))
+            with watcher.download(download, path, download.size):
+                while download.bytes_sent < download.length:
+                    # one by one, so that a client that does not read costs the memory of one event
+                    at, left = download.offset + download.bytes_sent, download.length - download.bytes_sent
+                    chunk = await ipfs_api.read(path, at, min(SSE_CHUNK, left))
+                    if not chunk:
+                        raise RetrievalError(f"{path} ended at {at}, before its end")
+                    download.bytes_sent += len(chunk)
+                    yield event("chunk", base64.b64encode(chunk).decode(), at + len(chunk))
         except IPFSStreamError as error:
             if failed is not None:
                 failed(error)

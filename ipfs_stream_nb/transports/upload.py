@@ -26,6 +26,7 @@ from ipfs_stream_nb.transports.connection import (
     shown,
     text,
 )
+from ipfs_stream_nb.transports.watching import NOBODY, Watcher
 
 T = TypeVar("T")
 
@@ -97,7 +98,11 @@ async def patiently(
 class UploadConversation:
     """`WS /ws/upload`, for one connection."""
 
-    def __init__(self, connection: Connection, ipfs_api: Node, limits: UploadLimits) -> None:
+    def __init__(
+        self, connection: Connection, ipfs_api: Node, limits: UploadLimits, watcher: Watcher = NOBODY
+    ) -> None:
+        """`watcher` is told of the upload."""
+        self._watch = watcher.upload()
         self._connection = connection
         self._api = ipfs_api
         self._limits = limits
@@ -115,6 +120,8 @@ class UploadConversation:
         except ConnectionClosedError:
             raise
         except Exception as error:  # noqa: BLE001  # told to the client, and noted by the connection
+            if self._handler is not None:
+                self._watch.failed(error)
             await refuse(self._connection, error, **self._with_id({}))
         finally:
             if self._handler is not None:
@@ -201,13 +208,15 @@ class UploadConversation:
         self._told = time.monotonic()
         if now_at != self._told_at:
             self._told_at = now_at
+            self._watch.progress(progress := handler.get_progress())
             with suppress(ConnectionClosedError):  # what came before the client left is still taken
-                await self._connection.send_json(handler.get_progress())
+                await self._connection.send_json(progress)
 
     async def _finish(self) -> bool:
         assert self._handler is not None  # noqa: S101  # asked before
         result = await self._handler.finalize(pin=self._pin)
         last = self._handler.get_progress() | {"percent": 100.0, "durable": result["size"]}
+        self._watch.progress(last)
         await self._connection.send_json(last)
         await self._connection.send_json(
             {

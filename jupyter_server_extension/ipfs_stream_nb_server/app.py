@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Bool, Bytes, Enum, Float, Int, List, TraitError, Type, Unicode, default, validate
 
+from ipfs_stream_nb.content.blocks.filesystems import default_repo
 from ipfs_stream_nb.content.blocks.store import DEFAULT_CACHE_QUOTA, MIN_FREE
 from ipfs_stream_nb.content.gateway import GatewaySettings
 from ipfs_stream_nb.content.nodes import NODE_KINDS, NodeSettings, open_node
@@ -20,13 +23,18 @@ from ipfs_stream_nb.content.retrieval.settings import (
     check_url,
 )
 from ipfs_stream_nb.errors import BadRequestError
+from ipfs_stream_nb.notifications.engine import Engine
+from ipfs_stream_nb.notifications.log import MAX_AGE, MAX_BYTES, MAX_EVENTS, SQLiteEngine
 from ipfs_stream_nb.security.access import AccessPolicy
 from ipfs_stream_nb.security.tokens import DEFAULT_TTL, MAX_TTL, MIN_SECRET, TokenSigner
 from ipfs_stream_nb_server.context import NodeHolder, ServerContext
+from ipfs_stream_nb_server.feed import Feed, FeedSettings
+from ipfs_stream_nb_server.handlers.base import allows_all
 from ipfs_stream_nb_server.limits import Limits
 from ipfs_stream_nb_server.routes import routes
 
 _LIMITS = Limits()
+NATS_CREDENTIALS: Final = "IPFS_STREAM_NB_NATS_CREDENTIALS"
 _RETRIEVAL: Final = RetrievalSettings((), ())
 _PATIENCE: Final = (
     "connect_timeout",
@@ -220,6 +228,45 @@ class IPFSStreamExtension(ExtensionApp):
         its upload, before its connection is closed.""",
     )
 
+    max_subscribers = Int(
+        _LIMITS.max_subscribers,
+        min=1,
+        config=True,
+        help="""Connections at once that listen to notifications or metrics, by socket or as server-sent events; more are
+        refused with 503.""",
+    )
+    max_subscribers_per_user = Int(
+        _LIMITS.max_subscribers_per_user, min=1, config=True, help="The same for one user."
+    )
+    subscriber_timeout = Float(
+        _LIMITS.subscriber_timeout,
+        min=1.0,
+        config=True,
+        help="Seconds in which such a client must take what it was sent before its connection is closed.",
+    )
+    notifications_path = Unicode(
+        "",
+        config=True,
+        help="""Directory of the log of notifications, on a local disk. Default: the block store's
+        path with `-notifications` behind it. Servers that run at once have a log each in it.""",
+    )
+    notifications_max_events = Int(
+        MAX_EVENTS, min=1, config=True, help="Events that the log keeps; the oldest go first."
+    )
+    notifications_max_bytes = Int(MAX_BYTES, min=1 << 20, config=True, help="Bytes that it keeps.")
+    notifications_max_age = Float(MAX_AGE, min=1.0, config=True, help="Seconds that it keeps them.")
+    nats_url = Unicode(
+        "",
+        config=True,
+        help="""A NATS server with JetStream, such as nats://nats.example:4222: the log is a stream there, and all servers
+        with the same URL and `nats_stream` share one feed. Needs `pip install ipfs_stream_nb[jetstream]`. Default: a log of
+        this server's own. How NATS lets us in may stand in $IPFS_STREAM_NB_NATS_CREDENTIALS: the path of a credentials file,
+        or token:TOKEN, or user:NAME:PASSWORD.""",
+    )
+    nats_stream = Unicode(
+        "IPFS_STREAM_NB", config=True, help="The name of that stream; made where it is missing."
+    )
+
     answer_timeout = Float(
         _LIMITS.answer_timeout,
         min=1.0,
@@ -263,12 +310,43 @@ class IPFSStreamExtension(ExtensionApp):
             retrieval=RetrievalSettings(tuple(self.gateways), tuple(self.routers), **patience),
         )
 
+    def _engine(self, repo: Path) -> Engine:
+        limits: dict[str, Any] = {
+            "max_events": self.notifications_max_events,
+            "max_bytes": self.notifications_max_bytes,
+            "max_age": self.notifications_max_age,
+        }
+        if self.nats_url:
+            from ipfs_stream_nb.notifications.jetstream import JetStreamEngine  # noqa: PLC0415  # an extra
+
+            return JetStreamEngine(
+                self.nats_url,
+                stream=self.nats_stream,
+                credentials=os.environ.get(NATS_CREDENTIALS),
+                **limits,
+            )
+        return SQLiteEngine(Path(self.notifications_path or f"{repo}-notifications"), **limits)
+
+    def _feed(self, policy: AccessPolicy) -> Feed:
+        assert self.serverapp is not None  # noqa: S101  # an extension is of a server
+        repo = Path(self.repo_path or default_repo())
+        settings = FeedSettings(
+            self._engine(repo),
+            repo,
+            self.min_free,
+            self.serverapp.event_logger,
+            everybody_sees_all=allows_all(policy, self.serverapp.authorizer),
+        )
+        return Feed(settings, self.log)
+
     def initialize_handlers(self) -> None:
         """Called by Jupyter when the settings are read."""
+        policy = self.access_policy_class()
         self.context = ServerContext(
             NodeHolder(partial(open_node, self._node_settings()), self.log),
             TokenSigner(self.token_secret, default_ttl=self.token_ttl, max_ttl=self.token_max_ttl),
-            self.access_policy_class(),
+            self._feed(policy),
+            policy,
             GatewaySettings(public_cache=self.public_cache, stored_ranges=True),
             Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)}),
             self.log,

@@ -12,9 +12,14 @@ from typing import Any, Final
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.gateway import GatewaySettings
 from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.content.reading import ReadingNode
 from ipfs_stream_nb.errors import IPFSStreamError, StoreError
+from ipfs_stream_nb.notifications.content_events import ContentEvents
+from ipfs_stream_nb.notifications.emitting import Emit
+from ipfs_stream_nb.notifications.system_monitor import emit_started
 from ipfs_stream_nb.security.access import AccessPolicy
 from ipfs_stream_nb.security.tokens import TokenSigner
+from ipfs_stream_nb_server.feed import Feed
 from ipfs_stream_nb_server.limits import Limits, Slots
 
 EXPIRE_SECONDS: Final = 600.0
@@ -39,6 +44,8 @@ class NodeHolder:
         self._closed = False
         self.node: Node | None = None
         """The node where it is open already."""
+        self.on_open: Callable[[Node | None], None] = lambda _node: None
+        """Called with the node once it is open; with None where that failed."""
 
     def start(self) -> asyncio.Task[str | None]:
         """Begin to open the node, so that the first request finds it open. A failure is logged, not raised."""
@@ -69,7 +76,9 @@ class NodeHolder:
             self._log.exception("The IPFS block store cannot be opened")
             reason = "the block store cannot be opened; the server's log says why"
         else:
+            self.on_open(self.node)
             return None
+        self.on_open(None)
         return self._rest(reason)
 
     def _rest(self, reason: str) -> str:
@@ -112,6 +121,7 @@ class ServerContext:
 
     nodes: NodeHolder
     signer: TokenSigner
+    feed: Feed
     policy: AccessPolicy = field(default_factory=AccessPolicy)
     gateway: GatewaySettings = field(default_factory=lambda: GatewaySettings(stored_ranges=True))
     limits: Limits = field(default_factory=Limits)
@@ -120,9 +130,34 @@ class ServerContext:
     def __post_init__(self) -> None:
         self.streams = Slots("downloads", self.limits.max_streams, self.limits.max_streams_per_user)
         self.adds = Slots("uploads", self.limits.max_adds, self.limits.max_adds_per_user)
+        self.subscribers = Slots(
+            "subscribers", self.limits.max_subscribers, self.limits.max_subscribers_per_user
+        )
+        self.content_events = ContentEvents(self.emit)
+        self.nodes.on_open = self._note_node
+        self.feed.attach(lambda: self.nodes.node, self.active)
         self._tasks: set[asyncio.Task[None]] = set()
         self._talks: set[asyncio.Task[None]] = set()
         self._expiring: asyncio.Task[None] | None = None
+
+    @property
+    def emit(self) -> Emit:
+        """Takes the events of this server."""
+        return self.feed.manager.emit
+
+    def _note_node(self, node: Node | None) -> None:
+        if isinstance(node, ReadingNode):
+            node.observers.append(self.content_events.observe)
+        emit_started(self.emit, None if node is None else node.kind)
+
+    def active(self) -> dict[str, int]:
+        """How much of what runs now."""
+        return {
+            "streams": self.streams.active,
+            "uploads": self.adds.active,
+            "peer_connections": 0,
+            "subscribers": self.subscribers.active,
+        }
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done that outlives its request; `close` waits for it."""
@@ -138,6 +173,7 @@ class ServerContext:
     def start(self) -> None:
         """Open the node, and look after abandoned uploads from here on."""
         self.nodes.start()
+        self.feed.start()
         self._expiring = asyncio.create_task(self._expire_uploads(), name="expire abandoned uploads")
 
     async def _expire_uploads(self) -> None:
@@ -157,4 +193,6 @@ class ServerContext:
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, *self._tasks, return_exceptions=True)
+        self.content_events.close()
+        await self.feed.close()
         await self.nodes.close()

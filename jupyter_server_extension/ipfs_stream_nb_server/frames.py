@@ -1,4 +1,4 @@
-"""Binary WebSocket frames on their way into a socket: many in one system call, from where their payload lies.
+"""WebSocket frames on their way into a socket: many in one system call, from where their payload lies.
 
 Nothing is copied into a buffer of Tornado's but the rest of a message that the socket does not take whole. It is done on the event loop, so
 that no other frame can come in between.
@@ -18,10 +18,14 @@ from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClosedError
 
 from ipfs_stream_nb.content.cid import BytesLike
+from ipfs_stream_nb.notifications.packs import Pack
 
 LOOPBACK_BUFFER: Final = 1 << 20
 """Bytes of the socket's buffer for a client on this machine, so that one call takes a whole batch; elsewhere the system
 finds the right size."""
+TEXT: Final = 0x81
+BINARY: Final = 0x82
+"""The first byte of a message's only frame."""
 MAX_PARTS: Final = 512
 """Parts given to one system call (POSIX's IOV_MAX is 1024 on Linux)."""
 
@@ -33,13 +37,38 @@ def widen(stream: IOStream) -> None:
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOOPBACK_BUFFER)
 
 
-def header(size: int) -> bytes:
-    """What stands before the payload of an unfragmented binary message of a server (RFC 6455, section 5.2)."""
+def header(size: int, first: int = BINARY) -> bytes:
+    """What stands before the payload of an unfragmented message of a server (RFC 6455, section 5.2)."""
     if size < 126:
-        return struct.pack(">BB", 0x82, size)
+        return struct.pack(">BB", first, size)
     if size < 1 << 16:
-        return struct.pack(">BBH", 0x82, 126, size)
-    return struct.pack(">BBQ", 0x82, 127, size)
+        return struct.pack(">BBH", first, 126, size)
+    return struct.pack(">BBQ", first, 127, size)
+
+
+def text_frames(pack: Pack) -> bytes:
+    """A pack's messages as text frames."""
+    return b"".join(part for _, text in pack.messages for part in (header(len(text), TEXT), text))
+
+
+def write_whole(stream: IOStream, data: bytes) -> asyncio.Future[None] | None:
+    """Write whole frames; None where the socket took all of it, else a future that is done once it has. Raises
+    WebSocketClosedError."""
+    if stream.closed():
+        raise WebSocketClosedError
+    sent = 0
+    # through TLS, or behind what Tornado still has to write, it must go Tornado's way
+    if type(stream) is IOStream and not stream.writing():
+        try:
+            sent = stream.socket.send(data)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            stream.close(exc_info=error)
+            raise WebSocketClosedError from error
+        if sent == len(data):
+            return None
+    return stream.write(memoryview(data)[sent:])
 
 
 def write(stream: IOStream, messages: Sequence[BytesLike]) -> tuple[int, asyncio.Future[None]]:

@@ -58,6 +58,12 @@ class Limits:
     """Bytes of one message that comes over a WebSocket."""
     max_transfers: int = 32
     """Transfers at once over one two-way socket."""
+    max_subscribers: int = 2048
+    """Connections at once that listen to notifications or metrics, by socket or as server-sent events."""
+    max_subscribers_per_user: int = 1024
+    """The same for one user."""
+    subscriber_timeout: float = 30.0
+    """Seconds in which such a client must take what it was sent before its connection is closed."""
     upload_ttl: float = UPLOAD_TTL
     """Seconds after which an upload that is not whole, and that nobody came back to, is given up."""
     answer_timeout: float = 60.0

@@ -17,6 +17,12 @@ from ipfs_stream_nb_server.handlers.inspection import (
     UnknownHandler,
 )
 from ipfs_stream_nb_server.handlers.names import NamedContentHandler, NameHandler
+from ipfs_stream_nb_server.handlers.notifications import (
+    EventsHandler,
+    MetricsSocket,
+    NotificationEventsHandler,
+    NotificationSocket,
+)
 from ipfs_stream_nb_server.handlers.pins import GCHandler, PinHandler, PinsHandler
 from ipfs_stream_nb_server.handlers.sockets import BidirectionalSocket, StreamSocket, UploadSocket
 from ipfs_stream_nb_server.handlers.sse import StreamEventsHandler
@@ -31,7 +37,10 @@ _ROUTES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
     (r"/ws/stream/(.+)", StreamSocket),
     (r"/ws/upload", UploadSocket),
     (r"/ws/bidirectional", BidirectionalSocket),
+    (r"/ws/notifications", NotificationSocket),
+    (r"/ws/metrics", MetricsSocket),
     (r"/sse/stream/(.+)", StreamEventsHandler),
+    (r"/sse/notifications", NotificationEventsHandler),
     (r"/ipfs-stream/stat/(.+)", StatHandler),
     (r"/ipfs-stream/ls/(.+)", ListHandler),
     (r"/ipfs-stream/sources/([^/]+)", SourcesHandler),
@@ -41,6 +50,7 @@ _ROUTES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
     (r"/ipfs-stream/directories", DirectoriesHandler),
     (r"/ipfs-stream/gc", GCHandler),
     (r"/ipfs-stream/tokens", TokensHandler),
+    (r"/ipfs-stream/events", EventsHandler),
     (r"/ipfs-stream/health", HealthHandler),
     (r"/ipfs-stream/(.*)", UnknownHandler),
 )

@@ -106,17 +106,23 @@ class Sender:
         self._socket: Any = None
         self._is_quick = True
         self._visit: asyncio.Future[list[StoredRange]] | None = None
+        self.bytes_sent = 0
+        """Bytes that have left this process."""
 
     async def send(self, pieces: list[Piece]) -> None:
         """Write pieces; returns when all of them have left this process."""
         for copied, alike in groupby(pieces, lambda piece: isinstance(piece, bytes)):
             if copied:
-                await self._patience(self._connection.write(b"".join(cast("list[bytes]", list(alike)))))
+                await self._write(b"".join(cast("list[bytes]", list(alike))))
             elif self._can_bypass():
                 await self._send_stored(cast("list[StoredRange]", list(alike)))
             else:
                 for piece in cast("list[StoredRange]", list(alike)):
-                    await self._patience(self._connection.write(await piece.read()))
+                    await self._write(await piece.read())
+
+    async def _write(self, data: bytes) -> None:
+        await self._patience(self._connection.write(data))
+        self.bytes_sent += len(data)
 
     def _can_bypass(self) -> bool:
         """Not through TLS, nor into chunks, nor on Windows' event loop, which does not watch for room to write."""
@@ -132,11 +138,15 @@ class Sender:
         if self._socket is None:
             self._socket = _own_socket(self._connection.stream)
         # Tornado checks at the end that as much was written as Content-Length says
-        self._connection._expected_content_remaining -= sum(map(len, ranges))  # noqa: SLF001
+        left = sum(map(len, ranges))
+        self._connection._expected_content_remaining -= left  # noqa: SLF001
         try:
             while ranges:
                 self._visit = asyncio.ensure_future(send_ranges(self._socket, ranges, linger=self._is_quick))
-                if ranges := await asyncio.shield(self._visit):
+                ranges, before = await asyncio.shield(self._visit), left
+                left = sum(map(len, ranges))
+                self.bytes_sent += before - left
+                if ranges:
                     await self._writable()
         except OSError as error:
             if isinstance(error, IPFSStreamError):

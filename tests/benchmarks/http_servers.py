@@ -29,7 +29,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass
+@dataclass(eq=False)
 class Served:
     """A running server: where its file is, what to send with each request, whose memory to watch."""
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ipfs_stream_nb.content.cid import CID, DAG_PB
 from ipfs_stream_nb.errors import BadRequestError, UnauthorizedError
+from ipfs_stream_nb.notifications.events import EVENT_TYPES
 from ipfs_stream_nb.security import tokens
 from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb.security.tokens import TokenSigner, looks_like_token
@@ -80,6 +81,39 @@ def test_other_action_or_cid_is_refused(signer):
             signer.check(token, action, cid)
 
 
+@pytest.mark.parametrize(
+    "types", [None, frozenset(), frozenset({"pin_added"}), frozenset(map(str, EVENT_TYPES))]
+)
+def test_a_token_to_subscribe_keeps_its_types(signer, types):
+    """A token to subscribe names types or none, is read back with them, and is for nothing else."""
+    token, granted = signer.issue("x" * tokens.MAX_USER, Action.SUBSCRIBE, None, 60, types)
+    assert signer.read(token) == granted == signer.check(token, Action.SUBSCRIBE, None)
+    assert granted.types == types
+    for action, cid in [(Action.EMIT, None), (Action.ADD, None), (Action.SUBSCRIBE, A), (Action.READ, A)]:
+        with pytest.raises(UnauthorizedError, match="another action or CID"):
+            signer.check(token, action, cid)
+
+
+def test_types_are_for_subscribing_only(signer):
+    """No other token is made with notification types."""
+    with pytest.raises(BadRequestError, match="token to read names no notification types"):
+        signer.issue("ann", Action.READ, A, types=frozenset({"pin_added"}))
+
+
+def test_tokens_without_types_are_good_for_all(signer):
+    """A token that was made before there were types has no such limit."""
+    assert signer.read(signed(act="subscribe", cid="")).types is None
+
+
+def test_no_token_is_made_that_would_not_be_read(signer):
+    """A name whose token would be longer than what is read gets none; a shorter one beyond ASCII is read back."""
+    for user in ("é" * tokens.MAX_USER, "😀" * 200):
+        with pytest.raises(BadRequestError, match="username is too long"):
+            signer.issue(user, Action.READ, A)
+    token, granted = signer.issue("é" * 100, Action.READ, A)
+    assert signer.read(token) == granted
+
+
 def test_cid_versions_are_the_same_content(signer):
     """A token for a CIDv0 covers the same block's CIDv1, and not the same bytes under another codec."""
     v0 = CID.of(b"x", DAG_PB, version=0)
@@ -114,6 +148,11 @@ def test_missing_claim(signer, missing):
         {"cid": 5},
         {"sub": 5},
         {"exp": "soon"},
+        {"types": "pin_added"},
+        {"types": [1]},
+        {"types": [["pin_added"]]},
+        {"types": {"pin_added": 1}},
+        {"types": False},
     ],
 )
 def test_wrong_claims(signer, changes):

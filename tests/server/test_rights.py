@@ -223,6 +223,47 @@ async def test_a_token_grants_no_more_than_its_user_may(server):
     for action, cid in [("read", B), ("pin", A)]:
         error = await server.json("POST", "ipfs-stream/tokens", 403, json={"action": action, "cid": str(cid)})
         assert str(cid) in error["error"]
+    assert (
+        "subscribe"
+        in (await server.json("POST", "ipfs-stream/tokens", 403, json={"action": "subscribe"}))["error"]
+    )
+
+
+class Ordinary(AccessPolicy):
+    """Nobody is an admin, or may see what WebRTC does."""
+
+    async def role(self, user):
+        return "user"
+
+    async def permissions(self, user):
+        return {}
+
+
+async def types_granted(server, *status, **body):
+    """The types of a token to subscribe, or the text of the refusal."""
+    answer = await server.json("POST", "ipfs-stream/tokens", *status, json={"action": "subscribe", **body})
+    return answer["error"] if status else server.context.signer.read(answer["token"]).types
+
+
+async def test_a_token_to_subscribe(server):
+    """It names no CID, and some types or none: without, and with all_events, it is for all that its user may see."""
+    assert await types_granted(server) is None
+    assert await types_granted(server, notification_types=None) is None
+    assert await types_granted(server, notification_types=["all_events", "pin_added"]) is None
+    assert await types_granted(server, notification_types="all_events") is None
+    asked = ["system_error", "webrtc_error", "system_error"]
+    assert await types_granted(server, notification_types=asked) == {"system_error", "webrtc_error"}
+
+
+@pytest.mark.parametrize("server_config", [{"IPFSStreamExtension": {"access_policy_class": Ordinary}}])
+async def test_a_token_to_subscribe_grants_no_more_than_its_user_may_see(server):
+    """Types that the policy's role and permissions do not give are refused by name; all_events is what they give."""
+    asked = ["system_error", "pin_added", "webrtc_error"]
+    refusal = await types_granted(server, 403, notification_types=asked)
+    assert "system_error, webrtc_error" in refusal
+    assert "pin_added" not in refusal
+    assert await types_granted(server, notification_types=["pin_added"]) == {"pin_added"}
+    assert await types_granted(server, notification_types=["all_events"]) is None
 
 
 class ReadNothing(AccessPolicy):
@@ -396,6 +437,13 @@ async def test_shared_caches_keep_nothing_that_came_with_a_credential(server, ca
         ({"action": "read", "cid": str(A), "ttl": "60"}, "ttl"),
         ({"action": "read", "cid": str(A), "ttl": True}, "ttl"),
         ({"action": "read", "cid": str(A), "scope": "all"}, "'scope'"),
+        ({"action": "subscribe", "cid": str(A)}, "names no cid"),
+        ({"action": "add", "notification_types": []}, "names no notification types"),
+        ({"action": "subscribe", "notification_types": []}, "empty"),
+        ({"action": "subscribe", "notification_types": 5}, "notification_types"),
+        ({"action": "subscribe", "notification_types": ["pin_added", "flown", 7]}, "'flown', '7'"),
+        ({"action": "subscribe", "notification_types": ["all_events", None]}, "'null'"),
+        ({"action": "emit"}, "'emit'"),
         ([], "object"),
     ],
 )

@@ -17,11 +17,11 @@ from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb.transports import bidirectional, upload
 from ipfs_stream_nb.transports.bidirectional import (
     COMMANDS,
-    MAX_ID,
     WINDOW,
     BidirectionalConversation,
     BidirectionalLimits,
 )
+from ipfs_stream_nb.transports.transfer_ids import MAX_ID
 from ipfs_stream_nb.transports.upload import UploadLimits
 from queue_connection import QueueConnection, talking
 from store_trees import stored_keys

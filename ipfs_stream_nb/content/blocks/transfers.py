@@ -94,6 +94,10 @@ class Transfer:
             self._sequences.append(sequence)
         return missing
 
+    def is_pinned(self, root: CID) -> bool:
+        """Whether the CID is itself a pinned root."""
+        return pins.is_pinned(self._env, root)
+
     def commit(self, root: CID | None = None, *, pin: bool = True, name: str = "") -> Pin | None:
         """End the transfer, pinning `root` in the same commit unless `pin` is false or there is no root.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing, suppress
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -25,15 +25,14 @@ from ipfs_stream_nb.content.node import (
     CarInfo,
     GCResult,
     Origins,
-    Path,
     Pin,
-    PinProgress,
     RepoStat,
 )
+from ipfs_stream_nb.content.observing import PinWatch
 from ipfs_stream_nb.content.reader import Branch
-from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.content.retrieval.retriever import Retriever
 from ipfs_stream_nb.content.stored import StoredRange
+from ipfs_stream_nb.content.tree_writer import StoreTreeWriter
 from ipfs_stream_nb.content.uploads import Uploads
 from ipfs_stream_nb.errors import BadRequestError, CorruptContentError, NotFoundError, RetrievalError
 
@@ -95,18 +94,19 @@ class KuboNode(EmbeddedNode):
     @cached_property
     def uploads(self) -> Uploads:
         """Files on their way in, in our store until they are whole."""
-        return Uploads(self.store, self._executor, self._keep_upload)
+        return Uploads(self.store, self._executor, self._keep_upload, self.observers)
 
-    async def _keep_upload(self, root: CID, pin: bool, name: str) -> None:
-        await self.hand_over(root, pin=pin, name=name)
+    async def _keep_upload(self, root: CID, pin: bool, name: str) -> bool:
+        return await self.hand_over(root, pin=pin, name=name)
 
     def writer(self, *, profile: str | None = None) -> KuboFileWriter:
         """Begin a file; it is sent as it is written."""
-        return KuboFileWriter(self.rpc, get_profile(profile))
+        return KuboFileWriter(self.rpc, get_profile(profile), self.observers)
 
     def tree_writer(self, *, profile: str | None = None) -> KuboTreeWriter:
         """Begin a directory tree; it is sent when it is finished."""
-        return KuboTreeWriter(super().tree_writer(profile=profile), self.hand_over)
+        tree = StoreTreeWriter(self.store, self._executor, get_profile(profile))
+        return KuboTreeWriter(tree, self.hand_over, self.observers)
 
     async def add_path(
         self,
@@ -123,25 +123,31 @@ class KuboNode(EmbeddedNode):
         if await self._run(_is_regular, where):
             async with aclosing(file_pieces(where)) as pieces:
                 return await self.add(pieces, profile=profile, pin=pin, name=name, progress=progress)
-        added = await super().add_path(path, profile=profile, pin=False, hidden=hidden, progress=progress)
-        await self.hand_over(added.cid, pin=pin, name=name)
-        return Added(added.cid, added.size, added.dag_size, name)
+        added, kind, _ = await self._import_path(
+            path, profile=profile, pin=False, name=name, hidden=hidden, progress=progress
+        )
+        new = await self.hand_over(added.cid, pin=pin, name=name)
+        self.observers.added(added, kind, pinned=new)
+        return added
 
-    async def hand_over(self, root: CID, *, pin: bool, name: str) -> None:
-        """Give the daemon a tree that is in our store, and take it out there unless it is pinned."""
+    async def hand_over(self, root: CID, *, pin: bool, name: str) -> bool:
+        """Give the daemon a tree that is in our store, and take it out there unless it is pinned. Whether the daemon has
+        a new pin."""
+        new = pin and await self._is_new(root)
         async with aclosing(self.export_car(root)) as car:
             await self.rpc.dag_import(car, pin=pin)
         if pin and name:
-            await self.pin(root, name=name)
+            await pin_with_total(self.rpc, self.reader.source, root, name, None)
         if not await self._run(self.store.is_pinned, root):
             with suppress(NotFoundError):
                 await self._run(self.store.remove, root)
+        return new
 
     async def add_directory(
         self, entries: dict[str, CID], *, profile: str | None = None, pin: bool = True, name: str = ""
     ) -> Added:
         """Make a directory of things that the daemon holds or finds; names with `/` make sub-directories."""
-        added = await super().add_directory(entries, profile=profile, pin=False)
+        added = await self._make_directory(entries, profile, pin=False, name=name, observers=None)
         parents = {entry.rpartition("/")[0] for entry in entries}
         folders = {
             "/".join(parent.split("/")[:depth])
@@ -152,9 +158,11 @@ class KuboNode(EmbeddedNode):
             path = f"{added.cid}/{folder}".rstrip("/")
             async with aclosing(self.export_car(path, scope="entity")) as car:
                 await self.rpc.dag_import(car, pin=False)
+        new = pin and await self._is_new(added.cid)
         if pin:
-            await self.pin(added.cid, name=name)
-        return Added(added.cid, added.size, added.dag_size, name)
+            await pin_with_total(self.rpc, self.reader.source, added.cid, name, None)
+        self.observers.added(added, "directory", pinned=new)
+        return added
 
     async def block_put(self, data: BytesLike, *, codec: int, version: int = 1) -> CID:
         """Store one block under its sha2-256 CID, unpinned."""
@@ -190,51 +198,44 @@ class KuboNode(EmbeddedNode):
 
         async with aclosing(verified()) as checked:
             await self.rpc.dag_import(checked, pin=False)
-        missing = tuple([root for root in decoder.roots if not await self.block_has(root)])
-        unpinned = [root for root in decoder.roots if not await self._pin_whole(root)] if pin else []
-        return CarInfo(tuple(decoder.roots), count, size, missing, tuple(unpinned))
+        return await self._imported(tuple(decoder.roots), count, size, pin=pin)
 
-    async def _pin_whole(self, root: CID) -> bool:
-        """Pin a root, unless blocks of it are missing: the daemon would look for them on its network without end."""
+    async def _pin_whole(self, root: CID) -> bool | None:
+        """As the embedded node's: the daemon would look for missing blocks on its network without end."""
         try:
             await self.rpc.dag_stat(root)
         except NotFoundError:
-            return False
-        await self.pin(root)
-        return True
+            return None
+        new = await self._is_new(root)
+        await pin_with_total(self.rpc, self.reader.source, root, "", None)
+        return new
+
+    async def _is_pinned(self, root: CID) -> bool:
+        return await self.rpc.is_pinned(root)
 
     # -- keeping
 
-    async def pin(
-        self, cid: CID, *, name: str = "", progress: Callable[[PinProgress], None] | None = None
-    ) -> Pin:
-        """Have the daemon keep a root and everything below it; what it lacks it finds on its network.
-
-        Raises NotFoundError and RetrievalError where a part cannot be had.
-        """
+    async def _pin(self, cid: CID, name: str, watch: PinWatch) -> Pin:
+        """Have the daemon keep it; what it lacks it finds on its network."""
+        # the total costs reading, which only whoever pins may ask for
+        progress = watch if watch.is_asked else None
         await pin_with_total(self.rpc, self.reader.source, cid, name, progress)
         return Pin(cid, name, created=time.time())
 
-    async def unpin(self, cid: CID) -> None:
-        """Let the daemon's garbage collection have it. Raises NotFoundError where there is no such pin."""
+    async def _unpin(self, cid: CID) -> None:
         await self.rpc.pin_rm(cid)
 
     async def pins(self) -> list[Pin]:
         """The daemon's recursive pins, in no order: it does not tell when they were made."""
         return [Pin(cid, name) for cid, name in (await self.rpc.pin_ls()).items()]
 
-    async def remove(self, path: Path) -> GCResult:
+    async def _remove(self, cid: CID) -> GCResult:
         """Unpin a root. Its blocks are left to the daemon's own garbage collection, since others may use them."""
-        cid, names = parse_path(path)
-        if names:
-            raise BadRequestError(f"only a whole root can be removed: {cid}, not a path in it")
-        self._forget()
         await self.rpc.pin_rm(cid)
         return GCResult(0, 0, (await self.rpc.repo_stat())["NumObjects"])
 
-    async def gc(self) -> GCResult:
+    async def _collect(self) -> GCResult:
         """Have the daemon collect its garbage."""
-        self._forget()
         before = await self.rpc.repo_stat()
         blocks = await self.rpc.repo_gc()
         after = await self.rpc.repo_stat()

@@ -170,6 +170,14 @@ class KuboRPC(KuboTransport):
         """Unpin. Raises NotFoundError."""
         await self.json("pin/rm", str(cid))
 
+    async def is_pinned(self, cid: CID) -> bool:
+        """Whether the CID is itself pinned recursively."""
+        try:
+            await self.json("pin/ls", str(cid), type="recursive")
+        except NotFoundError:
+            return False
+        return True
+
     async def pin_ls(self) -> dict[CID, str]:
         """The recursive pins and their names, in one answer: a list in lines could end early without an error."""
         options: Options = {"type": "recursive", "names": True}

@@ -11,7 +11,9 @@ from typing import Final
 from ipfs_stream_nb.content.cid import CID, BytesLike
 from ipfs_stream_nb.content.importer import Profile
 from ipfs_stream_nb.content.kubo.rpc import KuboRPC
-from ipfs_stream_nb.content.node import Added, TreeWriter
+from ipfs_stream_nb.content.node import Added
+from ipfs_stream_nb.content.observing import Observers
+from ipfs_stream_nb.content.tree_writer import StoreTreeWriter
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError, RetrievalError
 
 PIECES_AHEAD: Final = 4
@@ -37,8 +39,10 @@ def add_options(profile: Profile) -> dict[str, str | int | bool | None]:
 class KuboFileWriter:
     """`FileWriter` over the daemon's add. Its pin is made at the end, when it is known whether it is wanted."""
 
-    def __init__(self, rpc: KuboRPC, profile: Profile) -> None:
+    def __init__(self, rpc: KuboRPC, profile: Profile, observers: Observers | None = None) -> None:
+        """`observers` are told of the file once the daemon has it."""
         self._rpc = rpc
+        self._observers = observers
         self._profile = profile
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES_AHEAD)
         self._adding: asyncio.Task[tuple[CID, int]] | None = None
@@ -87,11 +91,15 @@ class KuboFileWriter:
         await self._put(adding, None)
         self._done = True
         cid, dag_size = await adding
+        new = pin and bool(self._observers) and not await self._rpc.is_pinned(cid)
         if pin:
             async with aclosing(self._rpc.pin_add(cid, name)) as steps:
                 async for _ in steps:
                     pass
-        return Added(cid, self.bytes_written, dag_size, name)
+        added = Added(cid, self.bytes_written, dag_size, name)
+        if self._observers is not None:
+            self._observers.added(added, "file", pinned=new)
+        return added
 
     async def abort(self) -> None:
         """End the add; what the daemon took of it is left to its garbage collection. Idempotent."""
@@ -123,9 +131,13 @@ async def file_pieces(path: Path) -> AsyncGenerator[bytes, None]:
 class KuboTreeWriter:
     """`TreeWriter` that builds the tree in our store, and hands it over to the daemon in the end."""
 
-    def __init__(self, tree: TreeWriter, hand_over: Callable[..., Awaitable[None]]) -> None:
+    def __init__(
+        self, tree: StoreTreeWriter, hand_over: Callable[..., Awaitable[bool]], observers: Observers
+    ) -> None:
+        """`hand_over` says whether the pin is new; `observers` are told of the tree once the daemon has it."""
         self._tree = tree
         self._hand_over = hand_over
+        self._observers = observers
 
     async def add_file(self, name: str, source: AsyncIterable[BytesLike]) -> Added:
         """Read one file; `name` is its path in the tree."""
@@ -141,9 +153,11 @@ class KuboTreeWriter:
 
     async def finish(self, *, pin: bool = True, name: str = "", wrap: bool = True) -> Added:
         """Build the directories and give them to the daemon."""
-        added = await self._tree.finish(pin=False, wrap=wrap)
-        await self._hand_over(added.cid, pin=pin, name=name)
-        return Added(added.cid, added.size, added.dag_size, name)
+        kind = self._tree.kind(wrap=wrap)
+        added = await self._tree.finish(pin=False, name=name, wrap=wrap)
+        new = await self._hand_over(added.cid, pin=pin, name=name)
+        self._observers.added(added, kind, pinned=new)
+        return added
 
     async def abort(self) -> None:
         """Forget the tree. Idempotent."""

@@ -4,6 +4,7 @@
 // What all four do alike: they take the server's base URL (`base`, http or https), a `token` or a function that gives
 // one (asked for each connection, so that a short-lived one can be renewed), and an AbortSignal. A connection that is
 // lost is made again, and the transfer goes on where it was. What cannot go on is an IPFSStreamError with a `code`.
+// Lost, Patience, Socket, address and bearer are exported for ipfs-notifications.js alone.
 
 export const limits = {
   slice: 256 << 10, // bytes of a frame that is sent: small, so that a slow line shows signs of life
@@ -28,7 +29,7 @@ export class IPFSStreamError extends Error {
 
 // A connection that ended before its work was done. `url`: where the server can be asked why it took none, to which a
 // willing one may answer with `willing`.
-class Lost extends Error {
+export class Lost extends Error {
   constructor(message, url = null, willing = []) {
     super(message);
     Object.assign(this, { url, willing });
@@ -42,7 +43,7 @@ const isBytes = (message) => message instanceof Uint8Array;
 const isPassing = (error) => error instanceof Lost || (error instanceof IPFSStreamError && PASSING.has(error.code));
 
 // The URL of a route; `query` without what is undefined or null.
-function address(base, route, query) {
+export function address(base, route, query) {
   const root = new URL(base, globalThis.location?.href);
   if (!root.pathname.endsWith("/")) root.pathname += "/";
   const url = new URL(route, root);
@@ -52,7 +53,7 @@ function address(base, route, query) {
   return url;
 }
 
-const bearer = async (token) => (typeof token === "function" ? await token() : token);
+export const bearer = async (token) => (typeof token === "function" ? await token() : token);
 
 // `<cid>/name…`, also with /ipfs/ or ipfs:// before it, as it stands in a route.
 const escaped = (path) => String(path).replace(/^(\/?ipfs\/|ipfs:\/\/)/, "").split("/").map(encodeURIComponent).join("/");
@@ -95,7 +96,7 @@ async function diagnose({ url, willing }, lost) {
 }
 
 // When to try again, and when to give up: `attempts` failures in a row with nothing got done in between.
-class Patience {
+export class Patience {
   failures = 0;
 
   constructor(attempts = limits.attempts) {
@@ -106,7 +107,7 @@ class Patience {
     this.failures = 0;
   }
 
-  // Returns when it is time to try again, or when `target` has an "abort" event; throws what is final.
+  // Returns when it is time to try again, or when `target` has an "abort" event, with what is wrong; throws what is final.
   async wait(error, target) {
     if (!isPassing(error)) throw error;
     const lost = error instanceof Lost && `${error.message}, ${this.failures + 1} times in a row`;
@@ -114,6 +115,7 @@ class Patience {
     if (++this.failures > this.attempts) throw final;
     const most = Math.min(limits.firstWait * 2 ** (this.failures - 1), limits.longestWait);
     await sleep(most * (0.5 + Math.random() / 2), target); // at random, or all clients would come back at once
+    return final;
   }
 }
 
@@ -159,7 +161,7 @@ class Inbox {
   }
 }
 
-class Socket {
+export class Socket {
   inbox = new Inbox();
   heard = now(); // the last sign of life
   slow = false; // whether it was ended because nobody read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from tornado import ioloop
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.errors import BadRequestError, StoreError, TooLargeError
 from ipfs_stream_nb.security.access import Action
+from ipfs_stream_nb.transports.watching import NOBODY, UploadWatch
 from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
 from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
 from ipfs_stream_nb_server.limits import (
@@ -51,6 +53,7 @@ class AddHandler(AddingHandler, StreamingHandler):
     _upload: Upload | None = None
     _taking = False
     _watch: object | None = None
+    _events: UploadWatch = NOBODY.upload()
 
     @property
     def max_body(self) -> int:  # type: ignore[override]
@@ -69,8 +72,10 @@ class AddHandler(AddingHandler, StreamingHandler):
         except BaseException:
             self._held.close()
             raise
+        self._events = self.context.content_events.upload()
+        self._upload_id = secrets.token_hex(8)
         self._wants_lines = LINES_TYPE in self.request.headers.get("Accept", "")
-        self._told = self._heard = loop.time()
+        self._told = self._heard = self._noted = loop.time()
         self._watch = loop.call_later(self.context.limits.stall_timeout, self._check_stall)
 
     async def take(self, chunk: bytes) -> None:
@@ -87,12 +92,33 @@ class AddHandler(AddingHandler, StreamingHandler):
 
     async def _tell_progress(self) -> None:
         now = ioloop.IOLoop.current().time()
+        if now - self._noted >= PROGRESS_INTERVAL:
+            self._noted = now
+            self._note_progress()
         if self._wants_lines and now - self._told >= PROGRESS_INTERVAL:
             self._told = now
             if not self.in_lines:
                 self.start_lines()
             self.write(json_line({"type": "progress", "bytes_processed": self._received}))
             await self.patiently(self.flush())
+
+    def _note_progress(self) -> None:
+        length = self.request.headers.get("Content-Length", "")
+        total = int(length) if length.isdigit() else None
+        self._events.progress(
+            {
+                "upload_id": self._upload_id,
+                "bytes_processed": self._received,
+                "total_bytes": total,
+                "percent": round(100.0 * self._received / total, 2) if total else None,
+            }
+        )
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        """Called with whatever the upload fails with."""
+        if value is not None:
+            self._events.failed(value)
+        super().log_exception(typ, value, tb)
 
     def _check_stall(self) -> None:
         """Called now and then while the body comes: a client that sends nothing gives its slot back."""
@@ -112,6 +138,7 @@ class AddHandler(AddingHandler, StreamingHandler):
         self._stop_watching()
         assert self._upload is not None  # noqa: S101  # prepare_body made it
         added = await self._upload.finish()
+        self._note_progress()
         if not self._wants_lines:
             await self.send_added(added)
             return

@@ -14,14 +14,17 @@ from http import HTTPStatus
 from inspect import isawaitable
 from typing import Any, Final
 
-from jupyter_server.auth.identity import User
+from jupyter_server.auth import AllowAllAuthorizer, Authorizer
+from jupyter_server.auth.identity import IdentityProvider, User
 from jupyter_server.auth.utils import HTTP_METHOD_TO_AUTH_ACTION
 from tornado import web
 
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.content.observing import acting_user
 from ipfs_stream_nb.errors import BadRequestError, StoreError, UnauthorizedError
-from ipfs_stream_nb.security.access import Action
+from ipfs_stream_nb.notifications.rights import Principal
+from ipfs_stream_nb.security.access import AccessPolicy, Action
 from ipfs_stream_nb.security.tokens import Capability, looks_like_token
 from ipfs_stream_nb_server.context import ServerContext
 from ipfs_stream_nb_server.handlers.http import HTTPHandler
@@ -36,6 +39,8 @@ CROSS_ORIGIN: Final = (
     "cross-origin request refused: send an `Authorization: token …` header, or have the operator set "
     "ServerApp.allow_origin"
 )
+_INVENTING: Final = ("get_user", "_get_user", "generate_anonymous_user")
+"""What an identity provider that knows its users does in a way of its own."""
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Method = Callable[..., Any]
@@ -53,6 +58,11 @@ def access(action: Action) -> Callable[[Method], Method]:
         return checked
 
     return mark
+
+
+def allows_all(policy: AccessPolicy, authorizer: Authorizer) -> bool:
+    """Whether users are refused nothing, as far as an operator can say."""
+    return type(policy) is AccessPolicy and type(authorizer) is AllowAllAuthorizer
 
 
 class IPFSHandler(HTTPHandler):
@@ -81,6 +91,22 @@ class IPFSHandler(HTTPHandler):
     def user(self) -> str:
         """The username of whoever asks."""
         return str(self.current_user.username)
+
+    @property
+    def owner(self) -> str | None:
+        """Whose the events are that come of this request; None where all users are one person: Jupyter itself knows a
+        single one, and invents a name for each of that person's clients."""
+        provider = type(self.identity_provider)
+        if all(getattr(provider, name) is getattr(IdentityProvider, name) for name in _INVENTING):
+            return None
+        return self.user
+
+    async def principal(self) -> Principal:
+        """Who asks, and which notifications that user may see and send."""
+        policy, types = self.context.policy, self.capability.types if self.capability else None
+        admin = await policy.role(self.user) == "admin"
+        webrtc = (await policy.permissions(self.user)).get("webrtc") is True
+        return Principal(self.owner, admin=admin, webrtc=webrtc, types=types)
 
     @property
     def token_authenticated(self) -> bool:
@@ -131,6 +157,7 @@ class IPFSHandler(HTTPHandler):
         try:
             await self._authenticate(action)
             await self._authorize(action)
+            acting_user.set(self.owner)
             self.check_length()
             await self.prepare_body()
         except Exception as error:  # noqa: BLE001  # logged and answered there

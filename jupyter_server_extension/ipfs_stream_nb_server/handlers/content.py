@@ -3,7 +3,9 @@ DELETE of /ipfs/{cid}."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
+from typing import Final
 
 from ipfs_stream_nb.content.gateway import GatewayRequest, GatewayResponse, respond
 from ipfs_stream_nb.content.ipns.resolver import ResolvedName
@@ -12,6 +14,13 @@ from ipfs_stream_nb.security.access import Action
 from ipfs_stream_nb_server.handlers.base import access
 from ipfs_stream_nb_server.handlers.streaming import StreamingHandler
 from ipfs_stream_nb_server.wire import wire
+
+_FORMS: Final = {
+    "application/vnd.ipld.car": "car",
+    "application/vnd.ipld.raw": "raw",
+    "application/vnd.ipfs.ipns-record": None,
+}
+"""What a content_retrieved event calls these types; None: they hold no content."""
 
 
 class GatewayHandler(StreamingHandler):
@@ -51,7 +60,27 @@ class GatewayHandler(StreamingHandler):
                 await self.flush()
             self.finish()
         else:
-            await self.send_stream(response.body)
+            with self._told_of(response):
+                await self.send_stream(response.body)
+
+    def _told_of(self, response: GatewayResponse) -> AbstractContextManager[object]:
+        """Around the transfer of an answer that holds content: not one of an error, a listing or a name's record."""
+        headers = dict(response.headers)
+        form = _FORMS.get(headers.get("Content-Type", "").partition(";")[0], "")
+        is_content = form is not None and not headers.get("ETag", "").startswith('"DirIndex-')
+        if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT} or not is_content:
+            return nullcontext()
+        size = headers.get("Content-Length") if response.status == HTTPStatus.OK else None
+        size = headers.get("Content-Range", f"/{size}").rpartition("/")[2]
+        return self.context.content_events.retrievals.sending(
+            self, self.path_below_cid(), "http", size=int(size) if size.isdigit() else None, form=form or ""
+        )
+
+    def path_below_cid(self) -> str:
+        """The path that is asked for, with what a name stands for in its place."""
+        if self.resolved is None:
+            return self.path_args[0]
+        return self.resolved.path.rstrip("/") + "/" + self.path_args[0].partition("/")[2]
 
     def _fit_to_capability(self, response: GatewayResponse) -> None:
         # the page that was given the token may be of another origin (a standalone server, VS Code)

@@ -6,14 +6,12 @@ import asyncio
 from dataclasses import asdict
 from typing import Any, Final
 
-from jupyter_server.auth import AllowAllAuthorizer
-
 from ipfs_stream_nb import __version__
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.errors import IPFSStreamError, StoreError
-from ipfs_stream_nb.security.access import AccessPolicy, Action
-from ipfs_stream_nb_server.handlers.base import IPFSHandler, access
+from ipfs_stream_nb.security.access import Action
+from ipfs_stream_nb_server.handlers.base import IPFSHandler, access, allows_all
 from ipfs_stream_nb_server.limits import Limits
 
 DAEMON_TIMEOUT: Final = 1.0
@@ -30,12 +28,7 @@ class HealthHandler(IPFSHandler):
             "status": "ok",
             "version": __version__,
             "limits": asdict(self.context.limits),
-            "active": {
-                "streams": self.context.streams.active,
-                "uploads": self.context.adds.active,
-                "peer_connections": 0,
-                "subscribers": 0,
-            },
+            "active": self.context.active(),
         }
         try:
             node = await self.node()
@@ -54,8 +47,7 @@ class HealthHandler(IPFSHandler):
         policy, an authorizer or a limit on uploads, it has to ask here.
         """
         return (
-            type(self.context.policy) is AccessPolicy
-            and type(self.authorizer) is AllowAllAuthorizer
+            allows_all(self.context.policy, self.authorizer)
             and self.context.limits.max_add_size >= Limits().max_add_size
         )
 

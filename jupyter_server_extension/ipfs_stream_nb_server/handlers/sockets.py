@@ -162,6 +162,8 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
 
     cancel_on_close = False
     """Whether nothing is left to do once the client has gone."""
+    needs_node = True
+    """Whether a server without a node refuses it."""
     _connection: SocketConnection | None = None
     _talk: asyncio.Task[None] | None = None
 
@@ -174,6 +176,10 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
         """The server's slots that it takes one of."""
         return self.context.streams
 
+    def connection(self) -> SocketConnection:
+        """What the conversation is given."""
+        return SocketConnection(self, self.context.limits.stall_timeout)
+
     @abstractmethod
     async def talk(self, connection: SocketConnection) -> None:
         """The conversation."""
@@ -185,7 +191,8 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
         self._held = ExitStack()
         self._held.enter_context(self.slots().slot(self.user))
         try:
-            await self.node()
+            if self.needs_node:
+                await self.node()
             await WebSocketHandler.get(self, *args)
         except BaseException:
             self._held.close()
@@ -212,7 +219,7 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
         """Called by Tornado when the socket is open."""
         if self.ws_connection is not None and self.ws_connection.stream is not None:
             frames.widen(self.ws_connection.stream)
-        self._connection = SocketConnection(self, self.context.limits.stall_timeout)
+        self._connection = self.connection()
         self._talk = asyncio.create_task(
             self._converse(self._connection), name=f"talk on {self.request.path}"
         )
@@ -304,6 +311,7 @@ class StreamSocket(SocketHandler):
             part_argument(self),
             progress=self.flag("progress", True),
             sha256=self.flag("sha256", False),
+            watcher=self.context.content_events.over("websocket"),
         )
 
 
@@ -325,7 +333,8 @@ class UploadSocket(SocketHandler):
         """Take one file."""
         limits = self.context.limits
         upload = UploadLimits(limits.max_add_size, limits.stall_timeout)
-        await UploadConversation(connection, await self.node(), upload).run()
+        watcher = self.context.content_events.over("websocket")
+        await UploadConversation(connection, await self.node(), upload, watcher).run()
 
 
 class BidirectionalSocket(SocketHandler):
@@ -342,4 +351,5 @@ class BidirectionalSocket(SocketHandler):
             limits.stall_timeout,
             partial(self.context.adds.slot, self.user),
         )
-        await BidirectionalConversation(connection, await self.node(), ours, self.may).run()
+        watcher = self.context.content_events.over("bidirectional")
+        await BidirectionalConversation(connection, await self.node(), ours, self.may, watcher).run()

@@ -36,7 +36,8 @@ class StreamEventsHandler(StreamingHandler):
             self.set_header("Content-Type", EVENT_STREAM)
             self.set_header("Cache-Control", "no-store")
             self.set_header("X-Accel-Buffering", "no")
-            await self.send_stream(_encoded(with_keep_alive(sse_events(node, path, part, self.note_failure))))
+            events = sse_events(node, path, part, self.note_failure, self.context.content_events.over("sse"))
+            await self.send_stream(_encoded(with_keep_alive(events)))
 
     async def _resumed(self, path: str) -> Part | None:
         """The part that is wanted, from where the client has it; None where it has all."""

@@ -29,6 +29,14 @@ class StreamingHandler(IPFSHandler):
     _worker: asyncio.Task[Any] | None = None
     _deadline: asyncio.Timeout
     _left = False
+    _joined = 0
+    """Bytes of the body that left with the headers."""
+    _sender: Sender | None = None
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of the body that have left this process."""
+        return self._joined + (0 if self._sender is None else self._sender.bytes_sent)
 
     @asynccontextmanager
     async def serving(self, answer_within: float | None = None) -> AsyncIterator[None]:
@@ -88,12 +96,14 @@ class StreamingHandler(IPFSHandler):
             return
         if isinstance(first, bytes) and len(first) <= JOIN_BYTES:
             self.write(first)
+            self._joined = len(first)
             if self._headers.get("Content-Length") == str(len(first)):
                 self.finish()  # the whole body, in one write with its headers
                 return
             first = b""
         await self.patiently(self.flush())
-        sender, ahead = Sender(self.request.connection, self.patiently), ReadAhead(pieces)
+        sender = self._sender = Sender(self.request.connection, self.patiently)
+        ahead = ReadAhead(pieces)
         try:
             await sender.send([first])
             while batch := await ahead.next():

@@ -1,0 +1,109 @@
+"""From the log to all subscribers: each event is looked at and encoded once for all who want the same."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
+from typing import Final
+
+from ipfs_stream_nb.errors import IPFSStreamError
+from ipfs_stream_nb.notifications.engine import Engine, EpochChangedError
+from ipfs_stream_nb.notifications.events import Record
+from ipfs_stream_nb.notifications.history import History
+from ipfs_stream_nb.notifications.packs import Pack, first_of
+from ipfs_stream_nb.notifications.selection import Batch, Selection
+from ipfs_stream_nb.notifications.subscriber import Subscriber
+
+RETRY_SECONDS: Final = 1.0
+"""Seconds until a log that could not be read is tried again."""
+TURN: Final = 100
+"""Subscribers who are sent to before others have their turn on the event loop."""
+
+log = logging.getLogger(__name__)
+
+
+class FanOut:
+    """The one reader of the log that sends on what comes; subscribers who are behind read it themselves."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        history: History,
+        subscribers: Mapping[str, Subscriber],
+        listeners: Iterable[Callable[[Record], None]],
+        on_anew: Callable[[], None],
+    ) -> None:
+        """`on_anew` is called once the log has begun anew."""
+        self._engine = engine
+        self._history = history
+        self._subscribers = subscribers
+        self._listeners = listeners
+        self._on_anew = on_anew
+
+    async def run(self) -> None:
+        """Send on what comes to the log, for ever."""
+        while True:
+            try:
+                async with aclosing(self._engine.subscribe(self._history.head)) as batches:
+                    async for records in batches:
+                        await self._send_on(records)
+            except EpochChangedError:
+                await self._begin_anew()
+            except IPFSStreamError as error:
+                log.warning("The log of notifications cannot be read: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _send_on(self, records: list[Record]) -> None:
+        for kept, group in itertools.groupby(records, key=lambda record: record.id > 0):
+            left = list(group)
+            while left:
+                piece = first_of(left)
+                left = left[len(piece) :]
+                await (self._deliver(piece) if kept else self._pass_on(piece))
+
+    async def _deliver(self, records: list[Record]) -> None:
+        """Send events of the log to all who have all that came before them."""
+        before = self._history.head
+        self._history.append(records)
+        for listener in self._listeners:
+            for record in records:
+                listener(record)
+        whole = records[0].id == before + 1  # if not, others trimmed the log before it was read here
+        last = records[-1].id
+        batch = Batch(records)
+        packs: dict[tuple[Selection, int], Pack] = {}
+        for turn, subscriber in enumerate(list(self._subscribers.values()), 1):
+            if whole and subscriber.tail == before and subscriber.held <= before:
+                key = (subscriber.selection, subscriber.prev)
+                pack = packs.get(key)
+                if pack is None:
+                    pack = packs[key] = Pack.of(subscriber.selection.wanted(batch), subscriber.prev)
+                subscriber.deliver(pack, last)
+            else:
+                subscriber.wake()  # it reads the log at a pace of its own
+            if turn % TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _pass_on(self, records: list[Record]) -> None:
+        """Send events that no log keeps."""
+        batch = Batch(records)
+        packs: dict[Selection, Pack] = {}
+        for turn, subscriber in enumerate(list(self._subscribers.values()), 1):
+            pack = packs.get(subscriber.selection)
+            if pack is None:
+                pack = packs[subscriber.selection] = Pack.of(subscriber.selection.wanted(batch), 0)
+            if pack.messages:
+                subscriber.pass_on(pack)
+            if turn % TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _begin_anew(self) -> None:
+        """The log began anew: everybody is told, and gets all that is in the new one."""
+        await self._history.begin(head=0)
+        for subscriber in list(self._subscribers.values()):
+            subscriber.restart()
+            subscriber.say(self._history.reset(1))
+        self._on_anew()

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Final
 
-from ipfs_stream_nb.errors import StoreError
+from ipfs_stream_nb.errors import BadRequestError, StoreError
 from ipfs_stream_nb.notifications.engine import Bounds
 from ipfs_stream_nb.notifications.events import MAX_EVENT, Event, Record
 from ipfs_stream_nb.notifications.jetstream_consumer import Follower, Source, read
@@ -34,6 +34,9 @@ MAX_EVENTS: Final = 100_000
 MAX_AGE: Final = 7 * 86400.0
 MAX_BYTES: Final = 256 << 20
 TIMEOUT: Final = 10.0
+MIN_SECONDS: Final = 0.1
+MAX_SECONDS: Final = 1e9
+"""Of an age and of a time-out."""
 DUPLICATES_SECONDS: Final = 120.0
 """How long the stream knows the ids of messages, at the least: a publication that is tried again is kept once."""
 MAKE_PAUSES: Final = (0.05, 0.2, 0.5)
@@ -93,16 +96,22 @@ class JetStreamEngine:
         `timeout`: seconds for one answer, and until a publication that cannot be made fails. Two feeds on one NATS server
         need streams and subjects of their own, `live_subject` among them.
 
-        Raises StoreError for names that JetStream does not take."""
+        Raises BadRequestError for names and numbers that JetStream does not take."""
         if not _NAME.fullmatch(stream):
-            raise StoreError(f"{stream[:80]!r} cannot name a stream: letters, digits, `_` and `-` can")
+            raise BadRequestError(f"{stream[:80]!r} cannot name a stream: letters, digits, `_` and `-` can")
         for name in (subject, live_subject):
             if not _SUBJECT.fullmatch(name):
-                raise StoreError(
+                raise BadRequestError(
                     f"{name[:80]!r} is no subject: words of letters, digits, `_` and `-`, with dots between"
                 )
         if subject == live_subject:
-            raise StoreError(f"what is kept and what is not need two subjects, not {subject!r} for both")
+            raise BadRequestError(f"what is kept and what is not need two subjects, not {subject!r} for both")
+        for what, number in (("max_events", max_events), ("max_bytes", max_bytes), ("replicas", replicas)):
+            if number is not None and number < 1:
+                raise BadRequestError(f"{what} is 1 or more, not {number}")
+        for what, seconds in (("max_age", max_age), ("timeout", timeout)):
+            if seconds is not None and not MIN_SECONDS <= seconds <= MAX_SECONDS:
+                raise BadRequestError(f"{what} is {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds, not {seconds}")
         self._stream = stream
         self._subject = subject
         self._live_subject = live_subject

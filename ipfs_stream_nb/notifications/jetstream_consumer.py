@@ -42,6 +42,8 @@ UNUSED_SECONDS: Final = 300
 """After which the server drops a consumer that nobody reads from."""
 RETRY_PAUSE: Final = 0.5
 """Seconds between two attempts to have a consumer."""
+MAX_SEQ: Final = (1 << 63) - 1
+"""The largest id that is asked for; none is as large."""
 MAX_LIVE: Final = 1024
 """Events without an id that wait for one subscription; more are dropped."""
 
@@ -85,7 +87,7 @@ class Consumer:
         self._inbox, self._subscription = await self._link.subscribe(self._take)
         config = {
             "deliver_policy": "by_start_sequence",
-            "opt_start_seq": start,
+            "opt_start_seq": min(start, MAX_SEQ),
             "ack_policy": "none",
             "replay_policy": "instant",
             "inactive_threshold": UNUSED_SECONDS * _NANO,

@@ -111,7 +111,7 @@ class Link:
         self.on_up: Callable[[], None] = lambda: None
         self.on_ack: Callable[[int, Message], None] = lambda _number, _message: None
         self.on_down: set[Callable[[], None]] = set()
-        """Called when a connection is lost, or the link closed."""
+        """Called when a connection is lost, or closed."""
         self.closed = False
         self.said = ""
         """What the server, or the network, complained of last."""
@@ -139,8 +139,6 @@ class Link:
         if connection is not None:
             self._lost(connection)
         self._up.set()
-        for tell in list(self.on_down):
-            tell()
         if self._attempt is not None:
             self._attempt.cancel()
         if self._keeper is not None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import sqlite3
 import time
@@ -60,24 +59,18 @@ class Place:
         nothing is there."""
         if not self.path.exists():
             return None
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        aside = next(
-            path
-            for number in itertools.count()
-            if not (path := Path(f"{self.path}.damaged-{stamp}-{number:02}")).exists()
-        )
+        now = time.time_ns()
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now // 10**9))}-{now % 10**9:09}"
+        aside = f"{self.path}.damaged-{stamp}"
         for suffix in _SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
-        kept = sorted(
-            path
-            for path in self.path.parent.glob(f"{self.path.name}.damaged-*")
-            if not path.name.endswith(_SUFFIXES[1:])
-        )
+        found = self.path.parent.glob(f"{self.path.name}.damaged-*")
+        kept = sorted(path for path in found if not path.name.endswith(_SUFFIXES[1:]))
         for old in kept[:-MAX_ASIDE]:
             for suffix in _SUFFIXES:
                 Path(f"{old}{suffix}").unlink(missing_ok=True)
-        return aside.name
+        return Path(aside).name
 
     def release(self) -> None:
         """Give it back: by name, since a forked child may have a copy of the descriptor, which would keep it."""

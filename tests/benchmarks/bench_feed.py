@@ -12,23 +12,23 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ipywidgets.comm
 from comm.base_comm import BaseComm
 from playwright.sync_api import CDPSession, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-from conftest import FLAGS, find_browser  # found by the line above
 from harness import serve
 
 import ipfs_stream_nb as ipfs
+from conftest import FLAGS, find_browser  # found by the line above
 
 RATE = 50
 SECONDS = 10.0
 GOAL = 5.0
 """Percent of a core."""
-PARTS = ("TaskDuration", "ScriptDuration", "RecalcStyleDuration", "LayoutDuration")
+PARTS = ("TaskDuration", "ThreadTime", "ScriptDuration", "RecalcStyleDuration", "LayoutDuration")
 CID = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 
 SHOW = """async ([module, state]) => {
@@ -70,7 +70,7 @@ class Emitter:
             self._client.emit(data, kind, source="training")
             self.sent += 1
 
-    def __enter__(self) -> Emitter:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

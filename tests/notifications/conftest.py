@@ -8,7 +8,9 @@ from contextlib import aclosing, contextmanager
 
 import pytest
 
+from ipfs_stream_nb.notifications.jetstream import JetStreamEngine
 from ipfs_stream_nb.notifications.log import SQLiteEngine
+from nats_server import running
 
 
 @contextmanager
@@ -17,7 +19,14 @@ def sqlite(home):
     yield functools.partial(SQLiteEngine, home)
 
 
-ENGINES = {"sqlite": sqlite}
+@contextmanager
+def jetstream(home):
+    """A feed over a nats-server; skips where that is not installed."""
+    with running(home) as server:
+        yield functools.partial(JetStreamEngine, server.url)
+
+
+ENGINES = {"sqlite": sqlite, "jetstream": jetstream}
 """By name: what gives, for a new directory, a function that makes engines over one and the same log, with the settings
 `max_events`, `max_age` and `max_bytes`."""
 

@@ -12,9 +12,11 @@ from aiohttp import web
 
 from ipfs_stream_nb.clients import reporting
 from ipfs_stream_nb.clients.content import AsyncClient
+from ipfs_stream_nb.clients.direct import DirectNode
 from ipfs_stream_nb.clients.http import ServerHTTP
 from ipfs_stream_nb.clients.reporting import EventReporter
 from ipfs_stream_nb.clients.server import ServerInfo
+from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.observing import Happened, acting_user
@@ -149,7 +151,8 @@ async def test_transfers_that_end_early(emitted):
     """What broke off is not complete; what ended before its first byte is not told, unless it was whole and empty."""
     gathering = Retrievals(emitted)
     for path, size in ((f"{A}/half", 50), (f"{A}/none", 0)):
-        with contextlib.suppress(ConnectionError), gathering.sending(Sent(size), path, "http") as _:
+        with contextlib.suppress(ConnectionError), gathering.sending(sent := Sent(), path, "http"):
+            sent.bytes_sent = size
             raise ConnectionError
     with gathering.sending(Sent(), f"{A}/empty", "http"):
         pass
@@ -519,3 +522,21 @@ async def test_an_add_does_not_wait_for_the_server(node, http):
     async with asyncio.timeout(10), AsyncClient(node, http.server) as client:
         added = await client.add(b"hello", progress=False)
         assert await client.cat(added) == b"hello"
+
+
+async def test_a_pin_that_the_server_makes(tmp_path, emitted):
+    """A client's node that lacks a part has its server pin it, which tells of that; the client tells nothing."""
+    far = await EmbeddedNode.open(tmp_path / "far", min_free=0)
+    here = Recorder()
+    store = BlockStore.open(tmp_path / "near", min_free=0)
+    async with DirectNode(store, far) as near:  # a server's node in place of the way to it
+        added = await far.add(pieces(b"hello"), pin=False)
+        own = await near.add(pieces(b"own"), pin=False)
+        near.observers.append(ContentEvents(here).observe)
+        far.observers.append(ContentEvents(emitted).observe)
+        await near.pin(added.cid)
+        assert here.told == []
+        assert [told.kind for told in emitted.told] == ["pin_added", "pin_status_changed"]
+        await near.pin(own.cid)
+    assert [told.kind for told in here.told] == ["pin_added", "pin_status_changed"]
+    assert len(emitted.told) == 2

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipfs_stream_nb.errors import BusyError, StoreError
+from ipfs_stream_nb.errors import BadRequestError, BusyError, StoreError
 from ipfs_stream_nb.notifications import jetstream_consumer, jetstream_link, jetstream_publisher
 from ipfs_stream_nb.notifications.engine import EpochChangedError
 from ipfs_stream_nb.notifications.events import MAX_EVENT, Event, NotificationType, Record
@@ -212,6 +212,19 @@ async def test_a_deleted_stream_is_another_epoch(server):
         assert engine.take_setbacks() == []
 
 
+async def test_a_stream_of_another_epoch_that_is_longer(server):
+    """Who reads on only once the new stream has more events than it was given of the old one is not given those."""
+    async with opened(server) as engine, by_hand(server) as (_client, jetstream):
+        await engine.publish(event(1))
+        async with aclosing(engine.subscribe(0)) as batches:
+            assert [tag(r) for r in await anext(batches)] == [1]
+            await jetstream.delete_stream(STREAM)
+            for i in range(3):
+                await engine.publish(event(i))
+            with pytest.raises(EpochChangedError, match="made anew"):
+                await anext(batches)
+
+
 async def test_many_make_the_stream_at_once(server):
     """Servers that start together, and find no stream, share the one that one of them makes."""
     engines = [JetStreamEngine(server.url) for _ in range(8)]
@@ -259,6 +272,7 @@ async def test_junk_on_the_subject(server):
         for junk in JUNK:
             await jetstream.publish(SUBJECT, junk)
         await jetstream.publish(SUBJECT, GOOD, headers={"Ipfs-Stream-Nb-Owner": "ann"})
+        await jetstream.publish(SUBJECT, GOOD, headers={"Ipfs-Stream-Nb-Owner": "5"})
         await jetstream.publish(SUBJECT, b"", headers={"Status": "409", "Description": "Consumer Deleted"})
         await jetstream.publish(SUBJECT, GOOD)
         await client.publish("ipfs_stream_nb.live", b"junk")
@@ -367,11 +381,22 @@ async def test_bad_addresses(url):
 
 
 @pytest.mark.parametrize(
-    "options", [{"stream": "a.b"}, {"subject": "a.*"}, {"subject": ">"}, {"live_subject": SUBJECT}]
+    "options",
+    [
+        {"stream": "a.b"},
+        {"subject": "a.*"},
+        {"subject": ">"},
+        {"live_subject": SUBJECT},
+        {"max_events": 0},
+        {"max_bytes": -1},
+        {"max_age": 0},
+        {"timeout": float("nan")},
+        {"replicas": 0},
+    ],
 )
-def test_bad_names(options):
-    """Names that JetStream does not take, and one subject for both, are refused at once."""
-    with pytest.raises(StoreError):
+def test_bad_settings(options):
+    """Names and numbers that JetStream does not take, and one subject for both, are refused at once and named."""
+    with pytest.raises(BadRequestError, match=f"{next(iter(options))}|name a stream|subject"):
         JetStreamEngine("nats://localhost:4222", **options)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import random
 import resource
@@ -24,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import event_child
-from ipfs_stream_nb.errors import BadRequestError, BusyError, DiskFullError, IPFSStreamError, StoreError
+from ipfs_stream_nb.errors import BadRequestError, BusyError, DiskFullError, StoreError
 from ipfs_stream_nb.notifications import log, log_feed, log_file, log_places, log_writer
 from ipfs_stream_nb.notifications.engine import EpochChangedError
 from ipfs_stream_nb.notifications.events import MAX_EVENT, Event
@@ -75,79 +74,84 @@ def asides(home):
 # processes that die
 
 
+class Nursery:
+    """event_child.py, and what it says."""
+
+    def __init__(self, process):
+        self._process = process
+
+    def line(self):
+        return self._process.stdout.readline()
+
+    def start(self):
+        """A child's pid and its log's epoch."""
+        self._process.stdin.write("go\n")
+        return int(self.line().split()[1]), self.line().split()[1]
+
+    def until_dead(self):
+        """The lines up to the end of the child that is killed."""
+        return list(iter(self.line, "dead\n"))
+
+
+@contextmanager
+def nursery(home):
+    command = [sys.executable, event_child.__file__, home]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        yield Nursery(process)  # it ends with its stdin
+
+
 def test_200_kills_lose_nothing_that_was_acknowledged(home):
     """Killed while they publish and trim, at any moment: each acknowledged event is there under its id, ids are dense and
     in each publisher's order, and the epoch stays."""
     chooser = random.Random(5)
-    with subprocess.Popen(
-        [sys.executable, event_child.__file__, home],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as nursery:
-        try:
-            totals = asyncio.run(_kill_again_and_again(nursery, home, chooser))
-        finally:
-            nursery.kill()
-    assert totals["acknowledged"] > 5 * KILLS
-    assert totals["trimmed"] > 0
+    epochs, last, acknowledged = set(), 0, 0
+    with nursery(home) as children:
+        for _ in range(KILLS):
+            pid, epoch = children.start()
+            lines = [children.line() for _ in range(chooser.randrange(60))]
+            time.sleep(chooser.random() * 0.004)
+            os.kill(pid, 9)
+            acks = [tuple(map(int, line.split())) for line in lines + children.until_dead()]
+            bounds, records = asyncio.run(_look(home, last))
+            epochs |= {epoch, bounds.epoch}
+            # what an earlier one left has been looked at, or was trimmed since
+            assert [record.id for record in records] == list(
+                range(max(last + 1, bounds.first), bounds.last + 1)
+            )
+            data = {record.id: record.message()["data"] for record in records}
+            found = {number: (each["publisher"], each["number"]) for number, each in data.items()}
+            assert max((number for number, _, _ in acks), default=0) <= bounds.last
+            assert all(number < bounds.first or found[number] == tuple(ack) for number, *ack in acks)
+            for publisher in range(event_child.PUBLISHERS):
+                told = [number for who, number in found.values() if who == publisher]
+                assert told == list(range(told[0], told[0] + len(told))) if told else True
+                assert not told or told[0] == 1 or bounds.first > last + 1
+            acknowledged += len(acks)
+            last = bounds.last
+    assert len(epochs) == 1
+    assert acknowledged > 10 * KILLS
+    assert bounds.first > 1  # it was trimmed
 
 
-async def _kill_again_and_again(nursery, home, chooser):
-    epoch, last, acknowledged = "", 0, 0
-    for _ in range(KILLS):
-        nursery.stdin.write("go\n")
-        pid = int(nursery.stdout.readline().split()[1])
-        said = nursery.stdout.readline().split()
-        if said[0] == "open":
-            assert epoch in ("", said[1])
-            epoch = said[1]
-            for _ in range(chooser.randrange(40)):
-                said = nursery.stdout.readline()
-        time.sleep(chooser.random() * 0.005)
-        os.kill(pid, 9)
-        lines = [said] if isinstance(said, str) else []
-        while (line := nursery.stdout.readline()) != "dead\n":
-            lines.append(line)
-        acks = [tuple(map(int, line.split())) for line in lines if line[0].isdigit()]
-        async with opened(home, max_events=10**9) as engine:
-            bounds = await engine.bounds()
-            records = await engine.read(last, 10**6)
-            assert engine.take_setbacks() == []
-        assert bounds.epoch == epoch
-        assert [record.id for record in records] == list(range(max(last + 1, bounds.first), bounds.last + 1))
-        assert bounds.last >= max((number for number, _, _ in acks), default=0)
-        found, told = {}, {}
-        for record in records:
-            data = record.message()["data"]
-            found[record.id] = data["publisher"], data["number"]
-            assert data["number"] == told.get(data["publisher"], 0) + 1 or bounds.first > last + 1
-            told[data["publisher"]] = data["number"]
-        for number, *ack in acks:
-            assert number < bounds.first or found[number] == tuple(ack)
-        acknowledged += len(acks)
-        last = bounds.last
-    return {"acknowledged": acknowledged, "trimmed": bounds.first - 1}
+async def _look(home, last):
+    """Opens it without trimming."""
+    async with opened(home, max_events=10**9) as engine:
+        assert engine.take_setbacks() == []
+        return await engine.bounds(), await engine.read(last, 10**6)
 
 
 async def test_a_process_that_dies_gives_its_name_back(home):
     """Each server that shares the directory takes the first free name, and a dead one's is free."""
-    with subprocess.Popen(
-        [sys.executable, event_child.__file__, home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as nursery:
-        nursery.stdin.write("go\n")
-        nursery.stdin.flush()
-        pid = int(nursery.stdout.readline().split()[1])
-        epoch = nursery.stdout.readline().split()[1]
+    with nursery(home) as children:
+        pid, epoch = children.start()
         async with opened(home) as second, opened(home) as third:
             assert len({epoch, (await second.bounds()).epoch, (await third.bounds()).epoch}) == 3
             os.kill(pid, 9)
-            while nursery.stdout.readline() != "dead\n":
-                pass
+            children.until_dead()
             async with opened(home) as fourth:
                 assert (await fourth.bounds()).epoch == epoch
-        nursery.stdin.close()
     assert {path.name for path in home.glob("*.sqlite")} == {
         *("notifications.sqlite", "notifications-1.sqlite", "notifications-2.sqlite")
     }
@@ -202,7 +206,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(steps=STEPS, max_events=st.integers(1, 60))
 def test_a_log_is_a_list(steps, max_events):
     """Whatever is published, read, followed, trimmed and opened again, in whatever order: it is as a list would be."""
@@ -213,7 +217,7 @@ def test_a_log_is_a_list(steps, max_events):
         asyncio.run(_follow_steps(home, steps, max_events))
 
 
-async def _follow_steps(home, steps, max_events):
+async def _follow_steps(home, steps, max_events):  # noqa: C901  # one branch for each step
     engine = SQLiteEngine(home, max_events=max_events, synchronous="NORMAL")
     await engine.open()
     epoch = (await engine.bounds()).epoch
@@ -358,15 +362,15 @@ def test_the_last_three_damaged_logs_are_kept(home):
 async def test_damage_that_is_found_later_begins_a_new_epoch(home, follow, who, monkeypatch):
     """Whether reading, subscribing or trimming meets it: subscribers are told, and publishing goes on."""
     async with opened(home) as engine:
-        await publish(engine, 20_000, 300)
+        await publish(engine, 4000, 1500)
         before = await engine.bounds()
     monkeypatch.setattr(log_file, "CHECKED_BYTES", 0)
-    async with opened(home, max_events=15_000 if who == "writer" else 10**6) as engine:
+    async with opened(home, max_events=2000 if who == "writer" else 10**6) as engine:
         follower = follow(engine, before.last)
         await engine.publish(event())
         await follower.until(bool)
         path = home / "notifications.sqlite"
-        _overwrite(4096 * 500, b"\xff" * 1_000_000)(path)
+        _overwrite(4096 * 300, b"\xff" * 2_000_000)(path)
         if who == "writer":
             await engine.trim()
         elif who == "reader":
@@ -446,14 +450,18 @@ async def test_a_directory_that_cannot_be_made_again(home):
         assert numbers(await engine.read(0, 5)) == [0]
 
 
+def _make_read_only(disk):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
 async def test_a_place_that_cannot_hold_a_log(home, tmp_path):
     """A file in its place, or a filesystem that may only be read, is named in the error."""
     home.write_text("a file")
     with pytest.raises(StoreError, match=f"{home}.*name a directory"):
         await SQLiteEngine(home).open()
     with small_disk(tmp_path / "disk") as disk:
-        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        with pytest.raises(StoreError, match="Read-only.*name a directory"):
+        _make_read_only(disk)
+        with pytest.raises(StoreError, match=r"Read-only.*name a directory"):
             await SQLiteEngine(disk / "log").open()
 
 
@@ -583,13 +591,13 @@ async def test_space_is_used_again(home):
     """A log at its limit of events stays as large as it is, its write-ahead log included."""
     async with opened(home, max_events=2000, synchronous="NORMAL") as engine:
         sizes = []
-        for _ in range(20):
+        for _ in range(12):
             await publish(engine, 2000, 500)
             sizes.append(_footprint(home))
         bounds = await engine.bounds()
         assert bounds.last - bounds.first < 5000
-    assert max(sizes[5:]) < 16 << 20
-    assert max(sizes[10:]) <= max(sizes[:10]) * 1.2
+    assert max(sizes) < 16 << 20
+    assert max(sizes[7:]) <= max(sizes[:7]) * 1.2
 
 
 async def test_the_limit_of_bytes(home):
@@ -780,4 +788,4 @@ def test_an_event_loop_that_ends_without_closing(home):
     assert not writer.is_alive()
     gc.collect()
     assert _make_log(home, 1)
-    assert json.dumps(asides(home)) == "[]"
+    assert asides(home) == []

@@ -203,6 +203,8 @@ async def test_the_access_policy_is_asked_on_every_route(server):
             ("list", None),
             ("gc", None),
             ("grant", None),
+            *[("subscribe", None)] * 3,  # notifications by socket and as events, and metrics
+            ("emit", None),
             *[("status", None)] * 7,  # health, and what is not there
         ],
         key=str,

@@ -11,6 +11,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import resource
 import selectors
 import socket
@@ -131,8 +132,8 @@ class Subscribers:
             each.close()
 
 
-def subscribe(served: Served, path: str, count: int, command: bytes | None) -> Subscribers:
-    """So many subscribers; what they are told at first is read already."""
+def subscribe(served: Served, path: str, count: int, command: bytes | None) -> list[socket.socket]:
+    """So many subscribers' sockets; what they are told at first is read already."""
     sockets = []
     for _ in range(count):
         connection = connect(served, path)
@@ -142,7 +143,7 @@ def subscribe(served: Served, path: str, count: int, command: bytes | None) -> S
             while b"subscription_confirmed" not in seen:
                 seen += connection.recv(65_536)
         sockets.append(connection)
-    return Subscribers(sockets)
+    return sockets
 
 
 def publish(served: Served, path: str, body: bytes, events: int) -> None:
@@ -180,10 +181,10 @@ def fan_out(subscribers: int, events: int, rounds: int) -> None:
         with jupyter(file) as ours, plain_tornado() as tornado:
             ours.headers = {"Authorization": f"token {TOKEN}"}
             before = anonymous_bytes(ours.pid)
-            crowd = subscribe(ours, "/ws/notifications", subscribers, command)
+            crowd = Subscribers(subscribe(ours, "/ws/notifications", subscribers, command))
             grown = (anonymous_bytes(ours.pid) - before) / subscribers / 1024
             before = anonymous_bytes(tornado.pid)
-            peers = {tornado: subscribe(tornado, "/socket", subscribers, None)}
+            peers = {tornado: Subscribers(subscribe(tornado, "/socket", subscribers, None))}
             theirs = (anonymous_bytes(tornado.pid) - before) / subscribers / 1024
             print(
                 f"an idle subscriber takes {grown:.1f} KiB (goal: 32); plain Tornado's {theirs:.1f} KiB",
@@ -197,7 +198,7 @@ def fan_out(subscribers: int, events: int, rounds: int) -> None:
                     print(f"uvicorn has no {implementation} here")
                     continue
                 served.append(peer)
-                peers[peer] = subscribe(peer, "/socket", subscribers, None)
+                peers[peer] = Subscribers(subscribe(peer, "/socket", subscribers, None))
             costs: dict[str, list[float]] = {}
             rates = []
             deliver(ours, crowd, "/ipfs-stream/events", body, 3)
@@ -222,6 +223,63 @@ def fan_out(subscribers: int, events: int, rounds: int) -> None:
             print(f"ours / {name}: {middle['ours'] / cost:.2f}, goal {goals.get(name, 1.0)} at most")
     print(
         f"{statistics.median(rates):,.0f} deliveries a second, one event after the other (goal: 15,000)",
+        flush=True,
+    )
+
+
+def latencies(served: Served, sockets: list[socket.socket], events: int, size: int = 20_000) -> list[float]:
+    """Seconds from sending an event of that size to having it, for each event and socket."""
+    found: list[float] = []
+    selector = selectors.DefaultSelector()
+    for each in sockets:
+        each.setblocking(False)
+        selector.register(each, selectors.EVENT_READ)
+
+    def send() -> None:
+        for _ in range(events):
+            body = json.dumps({"data": {"at": time.perf_counter(), "text": "x" * size}}).encode()
+            publish(served, "/ipfs-stream/events", body, 1)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    left = {each: b"" for each in sockets}
+    while len(found) < events * len(sockets):
+        for key, _ in selector.select():
+            data = left[key.fileobj] + key.fileobj.recv(MIB)
+            now, end = time.perf_counter(), 0
+            for match in re.finditer(rb'"at":([0-9.]+),', data):
+                found.append(now - float(match[1]))
+                end = match.end()
+            left[key.fileobj] = data[end:][-64:]
+    sender.join()
+    selector.close()
+    return found
+
+
+def p99(seconds: list[float]) -> float:
+    """The time that one in a hundred takes longer than."""
+    return statistics.quantiles(seconds, n=100)[98]
+
+
+def beside_a_stuck_one(subscribers: int, events: int) -> None:
+    """How late others get their events while one subscriber never reads."""
+    command = json.dumps({"action": "subscribe", "notification_types": ["custom_event"]}).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        file = random_file(Path(folder) / "file.bin", 1024)
+        with jupyter(file) as ours:
+            ours.headers = {"Authorization": f"token {TOKEN}"}
+            sockets = subscribe(ours, "/ws/notifications", subscribers, command)
+            latencies(ours, sockets, 20)
+            base = p99(latencies(ours, sockets, events))
+            *others, stuck = sockets
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            latencies(ours, others, 100, 60_000)  # more than the sockets' buffers take
+            late = p99(latencies(ours, others, events))
+            for each in sockets:
+                each.close()
+    print(
+        f"{subscribers} subscribers: p99 {base * 1000:.0f} ms; while one of them does not read {late * 1000:.0f} ms, "
+        f"ratio {late / base:.2f} (goal: 2 at most)",
         flush=True,
     )
 
@@ -254,6 +312,7 @@ def main(subscribers: int = 1000, events: int = 100, rounds: int = 5) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     fan_out(subscribers, events, rounds)
+    beside_a_stuck_one(200, events)
     asyncio.run(log_speed(50_000, rounds))
 
 

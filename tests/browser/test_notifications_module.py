@@ -315,6 +315,7 @@ def test_a_server_that_is_started_again(run: Any, relay: Relay, tmp_path: Path) 
     with standalone() as server, ipfs.connect(server.url, server.token) as client:
         ids.append(client.emit({}))
         relay.closed = False
+        print(ids, run("await until(() => seen.ids.length >= 3).catch((e)=>e); return [seen, feed.state, feed.commands,feed.failures,String(feed.error)];"), relay.requests)
         got = run("await until(() => seen.ids.length >= 3); return seen;")
     assert (got["ids"], got["gaps"]) == (ids, [])
     assert got["states"] == ["live", "reconnecting", "live"]

@@ -1,6 +1,8 @@
 """The clients' `process`."""
 
 import asyncio
+import os
+import signal
 from functools import partial
 
 import pytest
@@ -48,3 +50,23 @@ async def test_events_go_where_the_client_sends_them(tmp_path):
         cid = await client.add(b"x", progress=False)
         await client.process(cid, "checksums", task_id="mine", progress=False)
         assert set(told) == {("system_info", "mine", s) for s in ("starting", "processing", "completed")}
+
+
+def test_ctrl_c_ends_a_transcode(tmp_path, clip):
+    """Ctrl-C in a cell ends the work at once, with its event, and the client goes on."""
+    with ipfs.connect(repo=tmp_path / "repo") as client:
+        statuses = []
+
+        def emit(_kind, data, **_options):
+            statuses.append(data["status"])
+            if statuses.count("processing") == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        client._session.client._emit_soon = emit
+        cid = client.add(clip(width=640, height=480, duration=3.0, grain=20), progress=False)
+        pins = len(client.pins())
+        with pytest.raises(KeyboardInterrupt):
+            client.process(cid, "transcode", progress=False)
+        assert statuses[-1] == "cancelled"
+        assert len(client.pins()) == pins
+        assert client.process(cid, "checksums", progress=False)["cid"] == str(cid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from http import HTTPStatus
 
 import pytest
@@ -12,7 +13,10 @@ from jupyter_server.auth import IdentityProvider, User
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from ipfs_stream_nb.notifications import manager
+from ipfs_stream_nb.notifications.subscriber import MAX_QUEUED_BYTES
 from ipfs_stream_nb.security.access import AccessPolicy, Action
+from ipfs_stream_nb_server.handlers.notifications import NotificationSocket
 
 SECONDS = 20
 
@@ -44,9 +48,11 @@ async def say(link, action, **fields):
 
 
 @contextlib.asynccontextmanager
-async def subscribed(server, types=("custom_event",), headers=None, path="ws/notifications", **fields):
+async def subscribed(
+    server, types=("custom_event",), headers=None, path="ws/notifications", max_size=1 << 20, **fields
+):
     """A socket that is subscribed."""
-    async with dial(server, path, headers) as link:
+    async with dial(server, path, headers, max_size=max_size) as link:
         welcome = await hear(link, "welcome")
         await say(link, "subscribe", notification_types=list(types), **fields)
         link.confirmed = await hear(link, "subscription_confirmed")
@@ -342,3 +348,72 @@ async def test_a_client_that_sends_no_command(server):
             assert (await hear(link))["code"] == "bad_request"
         await say(link, "ping")
         assert (await hear(link))["type"] == "pong"
+
+
+def raw_subscriber(server):
+    """A subscriber's socket that reads no more once it is subscribed, and answers no pings."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", server.port))
+    client.sendall(
+        f"GET /a%40b/ws/notifications?token={server.token} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: {'A' * 22}==\r\n\r\n".encode()
+    )
+    command = b'{"action":"subscribe","notification_types":["custom_event"]}'
+    client.sendall(bytes([0x81, 0x80 | len(command), 0, 0, 0, 0]) + command)
+    heard = b""
+    while b"subscription_confirmed" not in heard:
+        heard += client.recv(1024)
+    client.setblocking(False)
+    return client
+
+
+async def subscribers_are(server, count):
+    """Wait until the server has so many."""
+    async with asyncio.timeout(SECONDS):
+        while server.context.subscribers.active != count:  # noqa: ASYNC110  # see above
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("server_config", [{"IPFSStreamExtension": {"subscriber_timeout": 1.0}}])
+async def test_a_subscriber_that_never_reads(server):
+    """It is closed after the time-out, its queue stays bounded, and the other one has every event meanwhile."""
+    with contextlib.closing(await asyncio.to_thread(raw_subscriber, server)):
+        async with subscribed(server, max_size=None) as link:
+            stuck = next(iter(server.context.feed.manager.active_connections.values()))
+            await subscribers_are(server, 2)
+            for n in range(150):
+                await emit(server, {"n": n, "text": "x" * 60_000})
+                assert (await hear(link, "notification"))["data"]["n"] == n
+                assert stuck._queued_bytes <= MAX_QUEUED_BYTES
+            await subscribers_are(server, 1)
+            await emit(server, {"n": 150})
+            assert (await hear(link, "notification"))["data"]["n"] == 150
+
+
+async def test_a_dead_peer(server, monkeypatch):
+    """Who answers no ping is forgotten."""
+    monkeypatch.setattr(NotificationSocket, "ping_interval", 0.2)
+    monkeypatch.setattr(NotificationSocket, "ping_timeout", 0.2)
+    with contextlib.closing(await asyncio.to_thread(raw_subscriber, server)):
+        await subscribers_are(server, 1)
+        await subscribers_are(server, 0)
+        assert server.context.feed.manager.active_connections == {}
+    async with subscribed(server) as link:  # the library answers
+        await asyncio.wait([asyncio.create_task(link.wait_closed())], timeout=1.0)
+        await emit(server)
+        assert await hear(link, "notification")
+
+
+async def test_the_guides_ping(server, monkeypatch):
+    """The server's own ping is a message with a timestamp, to sockets; event streams get a comment."""
+    monkeypatch.setattr(manager, "PING_SECONDS", 0.1)
+    await server.context.feed.ready()
+    async with dial(server) as link, server.request("GET", "sse/notifications") as stream:
+        ping = await hear(link, "ping")
+        assert ping == {"type": "ping", "timestamp": ping["timestamp"]}
+        text = ""
+        async with asyncio.timeout(SECONDS):
+            while ": ping\n\n" not in text:
+                text += (await stream.content.readany()).decode()

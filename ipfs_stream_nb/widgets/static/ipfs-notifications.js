@@ -147,7 +147,7 @@ export class Notifications {
   positions = new Positions();
   commands = []; // in order; what was sent waits for its answer
   unread = [];
-  failures = 0; // WebSockets in a row that could not be had
+  failures = 0; // connections in a row that a server which is there did not come to
   turns = new EventTarget(); // its "abort" events end a wait early
   wakeReader = () => {};
 
@@ -159,7 +159,8 @@ export class Notifications {
     this.subscribe(types, { filters, since }).then(
       ({ notification_types, invalid_types, unauthorized_types }) => {
         if (invalid_types.length) this.fail(new IPFSStreamError("bad_request", `no notification types: ${invalid_types.join(", ")}`));
-        else if (!notification_types.length) this.fail(new IPFSStreamError("unauthorized", `you may not see ${unauthorized_types.join(", ")}`));
+        else if (notification_types.length) this.go();
+        else this.fail(new IPFSStreamError("unauthorized", `you may not see ${unauthorized_types.join(", ")}`));
       },
       (error) => this.fail(error),
     );
@@ -221,6 +222,12 @@ export class Notifications {
 
   get over() {
     return this.state === "closed" || this.state === "refused";
+  }
+
+  // The first subscription is confirmed.
+  go() {
+    this.begun = true;
+    this.become("live");
   }
 
   become(state, error) {
@@ -297,7 +304,8 @@ export class Notifications {
         if (!(error instanceof IPFSStreamError) || FINAL.has(error.code) || !this.known) throw error;
         wrong = await patience.wait(new Lost(error.message), this.turns);
       }
-      opaque = wrong?.code === "refused" ? opaque + 1 : 0;
+      if (wrong.answered || wrong.code === "refused") this.failures++;
+      opaque = wrong.code === "refused" ? opaque + 1 : 0;
       if (opaque >= limits.refusals) throw wrong;
     }
   }
@@ -309,13 +317,7 @@ export class Notifications {
     for (const command of this.commands) command.sent = false;
     this.commands = this.commands.filter((command) => !command.again);
     if (asEvents) return this.listen(asEvents);
-    let socket;
-    try {
-      socket = await Socket.open(this.baseUrl, "ws/notifications", {}, { token: this.token });
-    } catch (error) {
-      this.failures++;
-      throw error;
-    }
+    const socket = await Socket.open(this.baseUrl, "ws/notifications", {}, { token: this.token });
     this.failures = 0;
     this.wire = socket;
     if (this.over) socket.close();
@@ -341,10 +343,6 @@ export class Notifications {
     const query = { types: types.join(), filters: JSON.stringify(filters), since, token };
     if (this.over) return;
     await new Promise((_, reject) => {
-      const end = (reason) => {
-        if (!this.wire?.heard) this.failures++;
-        reject(reason);
-      };
       const take = (message) => {
         this.wire.heard = true;
         try {
@@ -354,7 +352,7 @@ export class Notifications {
         }
       };
       if (first) first.sent = true;
-      this.wire = new Events(address(this.baseUrl, "sse/notifications", query), take, end);
+      this.wire = new Events(address(this.baseUrl, "sse/notifications", query), take, reject);
       for (const command of this.commands) if (command !== first) this.cannot(command);
     });
   }
@@ -384,7 +382,7 @@ export class Notifications {
       this.commands.unshift(...again.map((command) => ({ ...command, then: (answer) => this.positions.resumed(answer), resolve() {}, reject() {} })));
       this.flush();
     }
-    this.become("live");
+    if (this.begun) this.become("live");
   }
 
   event(message) {

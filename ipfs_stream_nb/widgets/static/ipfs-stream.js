@@ -73,7 +73,7 @@ function sleep(ms, target) {
 }
 
 // A browser hides why a WebSocket or an EventSource was refused; the same route tells a plain request. Throws what is
-// final; gives the error for the case that it stays like this.
+// final; gives the error for the case that it stays like this, `answered` if the server would have it.
 async function diagnose({ url, willing }, lost) {
   const request = { cache: "no-store", credentials: "same-origin", redirect: "manual", signal: AbortSignal.timeout(limits.stall) };
   const gone = new IPFSStreamError("disconnected", lost);
@@ -86,7 +86,8 @@ async function diagnose({ url, willing }, lost) {
   }
   const { status } = answer;
   const reason = answer.ok ? (answer.body?.cancel(), {}) : await answer.json().catch(() => ({}));
-  if (PASSING.has(reason.code) || status >= 500 || willing.includes(status)) return gone;
+  if (answer.ok || willing.includes(status)) return Object.assign(gone, { answered: true });
+  if (PASSING.has(reason.code) || status >= 500) return gone;
   if (reason.code) throw asError(reason);
   if (status === 401 || status === 403 || answer.type === "opaqueredirect") {
     throw new IPFSStreamError("unauthorized", reason.message || "the server does not let you do this: log in, or give a token");

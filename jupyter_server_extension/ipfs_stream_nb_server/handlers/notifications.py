@@ -31,7 +31,7 @@ class SubscriberSocket(SocketHandler):
     """A socket of somebody who listens: it has its own slots, and needs no node."""
 
     cancel_on_close = True
-    needs_node = False
+    moves_content = False
     ping_timeout = int(PING_SECONDS)
     """Seconds after which a peer that does not answer a ping counts as gone."""
 

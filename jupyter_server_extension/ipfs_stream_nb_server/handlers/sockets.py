@@ -162,8 +162,8 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
 
     cancel_on_close = False
     """Whether nothing is left to do once the client has gone."""
-    needs_node = True
-    """Whether a server without a node refuses it."""
+    moves_content = True
+    """Whether it needs a node, and room for batches in its socket."""
     _connection: SocketConnection | None = None
     _talk: asyncio.Task[None] | None = None
 
@@ -191,7 +191,7 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
         self._held = ExitStack()
         self._held.enter_context(self.slots().slot(self.user))
         try:
-            if self.needs_node:
+            if self.moves_content:
                 await self.node()
             await WebSocketHandler.get(self, *args)
         except BaseException:
@@ -217,7 +217,7 @@ class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):
 
     def open(self, *_args: str, **_kwargs: str) -> None:
         """Called by Tornado when the socket is open."""
-        if self.ws_connection is not None and self.ws_connection.stream is not None:
+        if self.moves_content and self.ws_connection is not None and self.ws_connection.stream is not None:
             frames.widen(self.ws_connection.stream)
         self._connection = self.connection()
         self._talk = asyncio.create_task(

@@ -1,4 +1,4 @@
-"""A small notification server for clients to be tested with: it speaks the protocol, and can be told to misbehave."""
+"""Servers for the tests of subscribers: one that can be told to misbehave, and the real one with a log that it keeps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import asyncio
 import contextlib
 import json
 from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+
+from ipfs_stream_nb.content.embedded import EmbeddedNode
+from ipfs_stream_nb.notifications.log import SQLiteEngine
+from ipfs_stream_nb_server.standalone import StandaloneServer
 
 TYPES = ["content_added", "custom_event", "pin_added", "system_info", "all_events"]
 
@@ -226,3 +233,15 @@ class FeedServer:
         with contextlib.suppress(ConnectionClosed):
             while subscriber.out:
                 await connection.send(json.dumps(subscriber.out.popleft()))
+
+
+class KeptServer(StandaloneServer):
+    """The real server whose log outlives it, as that of a Jupyter server does; with a token of the test's choice."""
+
+    def __init__(self, folder: Path, token: str) -> None:
+        super().__init__(partial(EmbeddedNode.open, folder / "repo"))
+        self.token = token
+        self._log_folder = folder / "log"
+
+    async def _serve(self, listening: Future[int]) -> None:
+        await self._serve_with(SQLiteEngine(self._log_folder), listening)

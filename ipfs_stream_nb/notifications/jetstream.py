@@ -91,7 +91,7 @@ class JetStreamEngine:
         max_bytes: int | None = MAX_BYTES,
         timeout: float = TIMEOUT,
     ) -> None:
-        """`url`: one or several of one cluster, such as nats://localhost:4222; `credentials`: a file as `nsc generate creds`
+        """`url`: one or several of one cluster (a list, or commas between), such as nats://localhost:4222; `credentials`: a file as `nsc generate creds`
         writes it; `replicas`: servers of a cluster that keep each event; `max_age` in seconds; None: without that limit;
         `timeout`: seconds for one answer, and until a publication that cannot be made fails. Two feeds on one NATS server
         need streams and subjects of their own, `live_subject` among them.
@@ -126,7 +126,7 @@ class JetStreamEngine:
             "duplicate_window": min(window, age) if age else window,
         }
         site = Site(
-            [url] if isinstance(url, str) else url,
+            url.split(",") if isinstance(url, str) else url,
             user,
             password,
             token,

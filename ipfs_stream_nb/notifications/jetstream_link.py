@@ -254,7 +254,7 @@ class Link:
         if connection.down.is_set() or self.closed:
             await _end(client)
             raise self._explained([*complaints, ConnectionResetError("it was lost at once")])
-        self._connection = connection
+        self._connection, self.said = connection, ""
         self._up.set()
         self.on_up()
         return connection

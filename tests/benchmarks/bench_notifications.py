@@ -239,10 +239,11 @@ def latencies(served: Served, sockets: list[socket.socket], events: int, size: i
         for _ in range(events):
             body = json.dumps({"data": {"at": time.perf_counter(), "text": "x" * size}}).encode()
             publish(served, "/ipfs-stream/events", body, 1)
+            time.sleep(0.05)  # so that none waits for the one before it
 
     sender = threading.Thread(target=send)
     sender.start()
-    left = {each: b"" for each in sockets}
+    left = dict.fromkeys(sockets, b"")
     while len(found) < events * len(sockets):
         for key, _ in selector.select():
             data = left[key.fileobj] + key.fileobj.recv(MIB)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 import ipfs_stream_nb as ipfs
-from cutting_proxy import Cut
+from cutting_proxy import Cut, CuttingProxy
 from far_client import connected
-from feed_server import TYPES, FeedServer, Log, Subscriber
+from feed_server import TYPES, FeedServer, KeptServer, Log, Subscriber
 from ipfs_stream_nb.clients import notifications_inbox, notifications_link, transfer_socket
 from ipfs_stream_nb.clients.notifications_positions import Positions, read_filters, read_since, read_types
 from ipfs_stream_nb.errors import (
@@ -644,6 +644,27 @@ async def test_many_cuts_before_a_real_server(proxy, server):
         await feed.close()
         await reading
     assert len(proxy.passed) > 10
+
+
+async def test_a_server_that_is_started_again(no_kernel, tmp_path):
+    """Its log outlives it: what came while nobody listened comes, and nothing twice."""
+    with KeptServer(tmp_path, "token") as server:
+        async with (
+            CuttingProxy(server.url) as proxy,
+            ipfs.NotificationClient(proxy.url, token="token") as feed,
+        ):
+            await feed.subscribe("custom_event")
+            ids = []
+            for _ in range(3):
+                async with connected(server.url, "token") as sender:
+                    ids += [await sender.emit({}) for _ in range(3)]
+                    assert await take(feed, 3) == ids[-3:]
+                    await asyncio.to_thread(server.stop)
+                    await until(lambda: feed.state == "connecting")
+                await asyncio.to_thread(server.start)
+                proxy.upstream = server.url
+            await until(lambda: feed.connected)
+            assert (feed.resets, feed.missed) == (0, 0)
 
 
 def test_the_blocking_twin(repo):

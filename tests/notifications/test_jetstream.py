@@ -443,6 +443,14 @@ async def test_credentials_that_become_wrong(tmp_path, monkeypatch):
             assert any("not take the credentials" in text for text in told)
 
 
+async def test_several_addresses(server):
+    """One of them that answers is enough."""
+    engine = JetStreamEngine(f"nats://127.0.0.1:1,{server.url}")
+    await engine.open()
+    assert await engine.publish(event(1)) == 1
+    await engine.close()
+
+
 async def test_without_nats_py(monkeypatch):
     """The error says which extra is to be installed."""
     monkeypatch.setitem(sys.modules, "nats.aio.client", None)

@@ -5,7 +5,8 @@ import { Session } from "./feed-session.js";
 import { absoluteTime, cidsIn, clean, familyOf, labelOf, pretty, rankOf, searchText, summarise } from "./feed-words.js";
 
 export const limits = {
-  paint: 250, // ms from one painting of what is new to the next
+  gather: 30, // ms in which what comes together is painted together
+  paint: 500, // ms from one painting of what is new to the next: nobody reads faster
   times: 5_000, // ms after which "5 s" has become another text
   speak: 10_000, // ms between two words to a screen reader
 };
@@ -194,7 +195,7 @@ class View {
 
   changed(now) {
     if (now) this.paint();
-    else if (!this.unseen) this.painting ??= setTimeout(() => this.paint(), limits.paint);
+    else if (!this.unseen) this.painting ??= setTimeout(() => this.paint(), Math.max(limits.gather, this.painted + limits.paint - performance.now()));
   }
 
   scrolled() {
@@ -210,7 +211,7 @@ class View {
 
   paint() {
     clearTimeout(this.painting);
-    this.painting = null;
+    Object.assign(this, { painting: null, painted: performance.now() });
     const { session, root } = this;
     const entries = this.held?.entries ?? session.entries;
     const shown = this.filtered(entries);

@@ -147,12 +147,11 @@ class SystemMonitor:
             self._emit(NotificationType.SYSTEM_INFO, {"event": "resolved"} | data, source=SOURCE)
 
 
-def emit_started(emit: Emit, node: str | None) -> None:
-    """Say that the server has started, with this kind of node; None where it could not be opened."""
-    message = "the server has started" + ("" if node else ", without a node")
+def emit_started(emit: Emit, node: str) -> None:
+    """Say that the server's node is open, of this kind."""
     emit(
         NotificationType.SYSTEM_INFO,
-        {"event": "started", "message": message, "version": __version__, "node": node},
+        {"event": "started", "message": "the server has started", "version": __version__, "node": node},
         source=SOURCE,
     )
 

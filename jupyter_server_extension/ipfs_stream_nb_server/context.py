@@ -16,7 +16,7 @@ from ipfs_stream_nb.content.reading import ReadingNode
 from ipfs_stream_nb.errors import IPFSStreamError, StoreError
 from ipfs_stream_nb.notifications.content_events import ContentEvents
 from ipfs_stream_nb.notifications.emitting import Emit
-from ipfs_stream_nb.notifications.system_monitor import emit_started
+from ipfs_stream_nb.notifications.system_monitor import emit_error, emit_started
 from ipfs_stream_nb.security.access import AccessPolicy
 from ipfs_stream_nb.security.tokens import TokenSigner
 from ipfs_stream_nb_server.feed import Feed
@@ -44,8 +44,10 @@ class NodeHolder:
         self._closed = False
         self.node: Node | None = None
         """The node where it is open already."""
-        self.on_open: Callable[[Node | None], None] = lambda _node: None
-        """Called with the node once it is open; with None where that failed."""
+        self.on_open: Callable[[Node], None] = lambda _node: None
+        """Called with the node once it is open."""
+        self.on_failure: Callable[[str], None] = lambda _reason: None
+        """Called with the reason why there is none: it cannot be opened, or was lost."""
 
     def start(self) -> asyncio.Task[str | None]:
         """Begin to open the node, so that the first request finds it open. A failure is logged, not raised."""
@@ -78,12 +80,12 @@ class NodeHolder:
         else:
             self.on_open(self.node)
             return None
-        self.on_open(None)
         return self._rest(reason)
 
     def _rest(self, reason: str) -> str:
         self._log.error("No IPFS content can be served: %s", reason)
         self._retry_at = time.monotonic() + REOPEN_AFTER
+        self.on_failure(reason)
         return reason
 
     def suspect(self, node: Node) -> None:
@@ -134,7 +136,7 @@ class ServerContext:
             "subscribers", self.limits.max_subscribers, self.limits.max_subscribers_per_user
         )
         self.content_events = ContentEvents(self.emit)
-        self.nodes.on_open = self._note_node
+        self.nodes.on_open, self.nodes.on_failure = self._note_node, self._note_no_node
         self.feed.attach(lambda: self.nodes.node, self.active)
         self._tasks: set[asyncio.Task[None]] = set()
         self._talks: set[asyncio.Task[None]] = set()
@@ -145,10 +147,13 @@ class ServerContext:
         """Takes the events of this server."""
         return self.feed.manager.emit
 
-    def _note_node(self, node: Node | None) -> None:
+    def _note_node(self, node: Node) -> None:
         if isinstance(node, ReadingNode):
             node.observers.append(self.content_events.observe)
-        emit_started(self.emit, None if node is None else node.kind)
+        emit_started(self.emit, node.kind)
+
+    def _note_no_node(self, reason: str) -> None:
+        emit_error(self.emit, "open the block store", StoreError(reason))
 
     def active(self) -> dict[str, int]:
         """How much of what runs now."""

@@ -522,10 +522,9 @@ async def test_a_real_loop_that_is_blocked_is_warned_of():
 
 
 def test_the_start():
-    """The version and the kind of node are told, also where there is none."""
+    """The version and the kind of node are told."""
     emitted = Emitted()
     emit_started(emitted, "embedded")
-    emit_started(emitted, None)
     assert emitted[0][:2] == (
         INFO,
         {
@@ -535,7 +534,6 @@ def test_the_start():
             "node": "embedded",
         },
     )
-    assert emitted[1][1]["node"] is None
 
 
 def test_errors_tell_what_users_may_know():

@@ -13,6 +13,8 @@ from jupyter_server.auth import IdentityProvider, User
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from ipfs_stream_nb import __version__
+from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.notifications import manager
 from ipfs_stream_nb.notifications.subscriber import MAX_QUEUED_BYTES
 from ipfs_stream_nb.security.access import AccessPolicy, Action
@@ -417,3 +419,41 @@ async def test_the_guides_ping(server, monkeypatch):
         async with asyncio.timeout(SECONDS):
             while ": ping\n\n" not in text:
                 text += (await stream.content.readany()).decode()
+
+
+async def test_what_the_server_tells_of_itself(server, monkeypatch):
+    """That it has started; and an internal error of a request, without its text."""
+    node = await server.node()
+
+    async def fail(_path):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(node, "stat", fail)
+    async with subscribed(server, ["system_info", "system_error"], since=0) as link:
+        started = await hear(link, "notification")
+        assert started["data"] == {
+            "event": "started",
+            "message": "the server has started",
+            "version": __version__,
+            "node": "embedded",
+        }
+        assert started["source"] == "ipfs_stream_nb"
+        path = f"ipfs-stream/stat/{CID.of(b'x')}"
+        await server.json("GET", path, 500)
+        error = (await hear(link, "notification"))["data"]
+        assert error["operation"] == f"GET /a%40b/{path}"
+        assert error["code"] == "internal"
+        assert "secret" not in json.dumps(error)
+
+
+async def test_a_store_that_cannot_be_opened(start_server, tmp_path):
+    """Is told by a system_error with the reason; notifications have a place of their own."""
+    settings = {"repo_path": "/dev/null/repo", "notifications_path": str(tmp_path / "log")}
+    async with (
+        start_server({"IPFSStreamExtension": settings}, tmp_path) as server,
+        subscribed(server, ["system_error"]) as link,
+    ):
+        await server.json("GET", "ipfs-stream/health", 503)
+        error = (await hear(link, "notification"))["data"]
+        assert error["operation"] == "open the block store"
+        assert "/dev/null/repo" in error["error"]

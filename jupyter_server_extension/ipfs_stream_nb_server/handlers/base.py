@@ -22,8 +22,9 @@ from tornado import web
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.content.observing import acting_user
-from ipfs_stream_nb.errors import BadRequestError, StoreError, UnauthorizedError
+from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, StoreError, UnauthorizedError
 from ipfs_stream_nb.notifications.rights import Principal
+from ipfs_stream_nb.notifications.system_monitor import emit_error
 from ipfs_stream_nb.security.access import AccessPolicy, Action
 from ipfs_stream_nb.security.tokens import Capability, looks_like_token
 from ipfs_stream_nb_server.context import ServerContext
@@ -143,9 +144,16 @@ class IPFSHandler(HTTPHandler):
         if isinstance(error, StoreError) and self._node is not None:
             self.context.nodes.suspect(self._node)
 
+    def note_bug(self, error: Exception) -> None:
+        """Tell of an error that is nobody's but ours; its text stays in the log."""
+        what = f"{self.request.method} {self.request.path}"
+        emit_error(self.context.emit, what, error, owner=acting_user.get())
+
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         """Called with whatever a request fails with."""
         self.note_failure(value)
+        if isinstance(value, Exception) and not isinstance(value, (IPFSStreamError, web.HTTPError)):
+            self.note_bug(value)
         super().log_exception(typ, value, tb)
 
     async def prepare(self, **_kwargs: object) -> None:

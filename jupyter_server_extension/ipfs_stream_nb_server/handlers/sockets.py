@@ -155,6 +155,7 @@ class SocketConnection:
         self._handler.note_failure(error)
         if not isinstance(error, IPFSStreamError):
             self._handler.log.error("%s failed", self._handler.request.path, exc_info=error)
+            self._handler.note_bug(error)
 
 
 class SocketHandler(WebSocketMixin, IPFSHandler, WebSocketHandler):

@@ -29,11 +29,12 @@ window.failure = (promise) => promise.then(() => 'no error', (error) => [error.n
 // A feed that notes all that it is told.
 window.listen = (options = {}) => {
   const seen = { events: [], ids: [], states: [], gaps: [], errors: [] };
-  const feed = new m.Notifications({ baseUrl: base, token, ...options,
+  const feed = new m.Notifications({ baseUrl: base, token, types: ['custom_event'], ...options,
     onNotification: (event) => { seen.events.push(event); seen.ids.push(event.id); options.onNotification?.(event); },
     onState: (state, error) => { seen.states.push(state); if (error) seen.errors.push([error.code, error.message]); },
     onGap: (gap) => seen.gaps.push(gap) });
   window.feeds = [...(window.feeds ?? []), feed];
+  window.seens = [...(window.seens ?? []), seen];
   return Object.assign(window, { feed, seen });
 };
 """
@@ -82,6 +83,12 @@ def test_events_arrive(run: Any, client: ipfs.Client) -> None:
     )
     run("await feed.ping()")  # answered behind the confirmation
     ids = [client.emit({"n": n}, source="a test") for n in range(4)]
+    run(
+        "const all = listen({ types: undefined, since: args[0] - 1 }).seen; await until(() => all.ids.includes(args[1]))",
+        ids[0],
+        ids[3],
+    )
+    run("Object.assign(window, { feed: feeds[0], seen: seens[0] })")
     got = run("await until(() => seen.ids.length === 2); return [seen, feed.cursor, feed.missed];")
     assert got[0]["ids"] == [ids[1], ids[3]]
     assert (got[0]["events"][0]["data"], got[0]["events"][0]["source"]) == ({"n": 1}, "a test")
@@ -133,11 +140,11 @@ def test_cuts_lose_nothing(run: Any, relay: Relay, client: ipfs.Client) -> None:
     relay.cuts.extend(Cut(down=2500 + 700 * n) for n in range(12))
     run(
         """listen({ types: ['custom_event'], filters: { keep: true } });
-        await feed.subscribe(['system_info']);"""
+        await feed.subscribe(['pin_added']);"""
     )
     wanted = []
     for n in range(120):
-        number = client.emit({"keep": n % 3 == 0, "x": "x" * 100}, "system_info" if n % 2 else "custom_event")
+        number = client.emit({"keep": n % 3 == 0, "x": "x" * 100}, "pin_added" if n % 2 else "custom_event")
         if n % 2 or n % 3 == 0:
             wanted.append(number)
     got = run("await until(() => seen.ids.length >= args[0]); await feed.ping(); return seen;", len(wanted))

@@ -627,12 +627,12 @@ async def test_many_cuts_before_a_real_server(proxy, server):
         ipfs.NotificationClient(proxy.url, token=server.token) as feed,
     ):
         await feed.subscribe(["custom_event"], {"keep": True})
-        await feed.subscribe(["system_info"])
+        await feed.subscribe(["pin_added"])
         reading = asyncio.create_task(read())
         for _ in range(60):
             events = [
                 {"notification_type": kind, "data": {"keep": keep, "x": "x" * 50}}
-                for kind in ("custom_event", "system_info")
+                for kind in ("custom_event", "pin_added")
                 for keep in (False, True, True)
             ]
             body = {"events": events}

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from ipfs_stream_nb.notifications.events import Event, Record
+
+MAX_EVENTS: Final = 100_000
+"""Events that a log keeps by default."""
+MAX_AGE: Final = 7 * 86400.0
+"""Seconds for which it keeps them."""
+MAX_BYTES: Final = 256 << 20
+"""Bytes that it takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ipfs_stream_nb.errors import BadRequestError, StoreError
-from ipfs_stream_nb.notifications.engine import Bounds
+from ipfs_stream_nb.notifications.engine import MAX_AGE, MAX_BYTES, MAX_EVENTS, Bounds
 from ipfs_stream_nb.notifications.events import MAX_EVENT, Event, Record
 from ipfs_stream_nb.notifications.jetstream_consumer import Follower, Source, read
 from ipfs_stream_nb.notifications.jetstream_link import Link, LostError, Site
@@ -30,9 +30,6 @@ STREAM: Final = "IPFS_STREAM_NB"
 SUBJECT: Final = "ipfs_stream_nb.events"
 LIVE_SUBJECT: Final = "ipfs_stream_nb.live"
 """What is announced goes over this subject, beside the stream."""
-MAX_EVENTS: Final = 100_000
-MAX_AGE: Final = 7 * 86400.0
-MAX_BYTES: Final = 256 << 20
 TIMEOUT: Final = 10.0
 MIN_SECONDS: Final = 0.1
 MAX_SECONDS: Final = 1e9

@@ -72,7 +72,8 @@ class ContentProcessor:
         if self._task is not None:
             raise BadRequestError("this processor has been used; make another ContentProcessor")
         self._task = task = asyncio.create_task(self._run(cid))
-        task.add_done_callback(self._ended)
+        task.add_done_callback(_look)
+        task.add_done_callback(lambda _: self._changed.set())
         try:
             ended = False
             while not ended:
@@ -105,11 +106,6 @@ class ContentProcessor:
         self._progress = progress
         self._changed.set()
 
-    def _ended(self, task: asyncio.Task[dict[str, Any]]) -> None:
-        self._changed.set()
-        if not task.cancelled():
-            task.exception()  # it is no loss where nobody asks for it
-
     async def _run(self, cid: Content) -> dict[str, Any]:
         job = Job(self._tell)
         async with at(self.ipfs_api, cid) as path:
@@ -126,6 +122,7 @@ class ContentProcessor:
 
         worker = _workers.submit(work)
         working = asyncio.wrap_future(worker)
+        working.add_done_callback(_look)
         try:
             outcome = await asyncio.shield(working)
             result = {"cid": str(stat.cid), **outcome.result}
@@ -200,6 +197,12 @@ async def process_content(
         raise
     tell("completed", f"{shown_type} processing completed", result=result)
     return result
+
+
+def _look(future: asyncio.Future[Any]) -> None:
+    """Have asyncio not complain of a failure that nobody asks for: whoever does gets it all the same."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _shown(cid: object) -> str:

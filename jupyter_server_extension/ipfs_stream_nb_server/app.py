@@ -49,6 +49,19 @@ _PATIENCE: Final = (
 """Fields of RetrievalSettings that are traits, called retrieval_… here."""
 
 
+def nats_login(text: str) -> dict[str, Any]:
+    """What NATS_CREDENTIALS says, as arguments of JetStreamEngine. Raises BadRequestError, without its text."""
+    kind, _, rest = text.partition(":")
+    if kind == "token" and rest:
+        return {"token": rest}
+    if kind == "user":
+        user, _, password = rest.partition(":")
+        if not user or not password:
+            raise BadRequestError(f"{NATS_CREDENTIALS} begins with user: and goes on as NAME:PASSWORD")
+        return {"user": user, "password": password}
+    return {"credentials": text} if text else {}
+
+
 class IPFSStreamExtension(ExtensionApp):
     """IPFS content in a Jupyter server. Set in jupyter_server_config.py as `c.IPFSStreamExtension.… = …`."""
 
@@ -264,7 +277,9 @@ class IPFSStreamExtension(ExtensionApp):
         or token:TOKEN, or user:NAME:PASSWORD.""",
     )
     nats_stream = Unicode(
-        "IPFS_STREAM_NB", config=True, help="The name of that stream; made where it is missing."
+        "IPFS_STREAM_NB",
+        config=True,
+        help="The name of that stream, which is made where it is missing, and of its subjects.",
     )
 
     answer_timeout = Float(
@@ -322,7 +337,9 @@ class IPFSStreamExtension(ExtensionApp):
             return JetStreamEngine(
                 self.nats_url,
                 stream=self.nats_stream,
-                credentials=os.environ.get(NATS_CREDENTIALS),
+                subject=f"{self.nats_stream.lower()}.events",
+                live_subject=f"{self.nats_stream.lower()}.live",
+                **nats_login(os.environ.get(NATS_CREDENTIALS, "")),
                 **limits,
             )
         return SQLiteEngine(Path(self.notifications_path or f"{repo}-notifications"), **limits)

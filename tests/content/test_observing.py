@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import random
 import secrets
 import threading
@@ -83,7 +84,7 @@ async def by_path(node, tmp_path, data):
 
 
 async def by_folder(node, tmp_path, data):
-    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "folder" / "inner").mkdir(parents=True, exist_ok=True)
     (tmp_path / "folder" / "inner" / "a.bin").write_bytes(data)
     (tmp_path / "folder" / "b").write_bytes(data[:1])
     return await node.add_path(str(tmp_path / "folder"), name="a.bin")
@@ -139,9 +140,8 @@ async def test_an_add_is_told_once_and_its_pin_where_it_is_new(node, tmp_path, a
     assert told == [Happened("added", added.cid, "a.bin", facts), Happened("pinned", added.cid, "a.bin")]
     assert seen in ([], [("added", True), ("pinned", True)])
     told.clear()
-    assert (await node.add(pieces(data), name="a.bin")).size == len(data)
-    again = ["added"] if kind == "file" else ["added", "pinned"]
-    assert kinds(told) == again
+    assert await add(node, tmp_path, data) == added
+    assert kinds(told) == ["added"]
 
 
 async def test_an_add_without_a_pin_and_a_directory_of_what_is_here(node):
@@ -413,3 +413,20 @@ async def test_a_pin_that_somebody_else_goes_on_with(embedded):
         pin.leave()
         pin(PinProgress(1, 1, 1, 1))
     assert told == []
+
+
+async def test_progress_from_threads_is_the_users(embedded, monkeypatch):
+    """The store's threads know of no user: it is whoever began the pin."""
+    monkeypatch.setattr(observing, "SLOW_PIN", 0.0)
+    told = watch(embedded)
+    acting_user.set("eve")
+    with observing.PinWatch(embedded.observers, CID.of(b"a"), "", None, new=True) as pin:
+        await until(embedded, told, "pinning")
+        contextvars.Context().run(pin, PinProgress(1, 1, 2, None))
+    assert [(h.what, h.user) for h in told] == [
+        ("pin_status", "eve"),
+        ("pin_progress", "eve"),
+        ("pinned", "eve"),
+        ("pin_status", "eve"),
+    ]
+    assert told[1].facts["percent"] == 50.0

@@ -67,6 +67,11 @@ class Follower:
         async with asyncio.timeout(30), self._came:
             await self._came.wait_for(lambda: enough(self.records))
 
+    async def ended(self):
+        """Wait for the end of the subscription, and raise as it did."""
+        async with asyncio.timeout(30):
+            await self.task
+
     @property
     def ids(self):
         """Of all that came."""

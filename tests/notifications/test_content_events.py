@@ -180,6 +180,18 @@ async def test_what_lasts_long_is_told_meanwhile(emitted):
     assert len(emitted.told) == 2
 
 
+async def test_a_transfer_is_told_at_its_end(emitted):
+    """However long it takes, as long as that is less than the longest; a pause in it is none between transfers."""
+    gathering = Retrievals(emitted, quiet=0.01)
+    with gathering.sending(sent := Sent(), A, "http"):
+        sent.bytes_sent = 10
+        await asyncio.sleep(0.05)
+        assert emitted.told == []
+        sent.bytes_sent = 20
+    (told,) = await emitted.wait("content_retrieved")
+    assert (told.data["bytes"], told.data["complete"]) == (20, True)
+
+
 async def test_a_transfer_that_stands_still_is_not_told_again(emitted):
     """No bytes, no event."""
     gathering = Retrievals(emitted, quiet=0.01, longest=0.02)

@@ -189,8 +189,7 @@ async def test_close_commits_what_waits_and_ends_subscriptions(engine_factory, f
     ids = [result for result in results if isinstance(result, int)]
     assert ids == list(range(2, len(ids) + 2))
     assert all(isinstance(result, int | StoreError) for result in results)
-    async with asyncio.timeout(10):
-        await follower.task
+    await follower.ended()
     await engine.close()
     with pytest.raises(StoreError):
         await engine.publish(event())

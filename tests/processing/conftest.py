@@ -69,7 +69,7 @@ def add():
 def pictures(tmp_path):
     """Encode numbered pictures, each at its own time (ms)."""
 
-    def make(ending, codec, times, *, width=160, height=120, pixels="yuv420p", aspect=None):
+    def make(ending, codec, times, *, width=160, height=120, pixels="yuv420p", aspect=None, colour=None):
         path, painter = tmp_path / f"pictures.{ending}", FramePainter(width, height, Fraction(25))
         with av.open(str(path), "w") as output:
             stream = output.add_stream(codec, 25)
@@ -79,6 +79,8 @@ def pictures(tmp_path):
                 stream.codec_context.sample_aspect_ratio = aspect
             for number, time in enumerate(times):
                 picture = np.ascontiguousarray(painter.paint(number))
+                if colour:
+                    picture[..., :3] = colour
                 frame = av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format=pixels)
                 frame.pts, frame.time_base = time, Fraction(1, 1000)
                 output.mux(stream.encode(frame))

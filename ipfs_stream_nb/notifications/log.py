@@ -210,7 +210,7 @@ class SQLiteEngine:
         for pending in batch:
             self._waiting_bytes -= len(pending.event.body)
             if not pending.future.done():
-                pending.future.set_exception(error)
+                pending.future.set_exception(type(error)(str(error)))  # each raises one of its own
         self._waiting -= len(batch)
 
     def trimmed(self, first: int) -> None:

@@ -51,7 +51,9 @@ MAX_SIDE: Final = 16383
 MAX_THREADS: Final = 8
 """Threads of the encoder."""
 _VIDEO_CODECS: Final = ("libvpx", "libvpx-vp9")
-_BT709: Final = 1  # for primaries, transfer and matrix alike, in ITU-T H.273
+# In ITU-T H.273. The matrix of VP8 is that of BT.601 (RFC 6386, section 9.2), whatever the size.
+_BT601_MATRIX: Final = 6
+_BT709: Final = 1
 
 
 def transcode(
@@ -213,7 +215,7 @@ class _Tracks:
         context = stream.codec_context
         context.time_base = CLOCK
         context.gop_size = math.ceil(KEYFRAME_SECONDS * rate)
-        context.color_range, context.colorspace = 1, _BT709  # 1: the limited range
+        context.color_range, context.colorspace = 1, _BT601_MATRIX  # 1: the limited range
         context.color_primaries = context.color_trc = _BT709
         pixels = self._converter.width * self._converter.height
         context.bit_rate = bitrate or max(MIN_BITRATE, round(BITS_PER_PIXEL * pixels * rate))
@@ -247,7 +249,7 @@ class _Tracks:
             picture = reformatter.reformat(
                 VideoFrame.from_ndarray(self._converter.array(frame), format="rgb24"),
                 format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
+                dst_colorspace=Colorspace.ITU601,
             )
             picture.pts, picture.time_base = time, CLOCK
             if duration := getattr(frame, "duration", 0):  # PyAV tells from version 15 on

@@ -232,7 +232,7 @@ def test_server_sent_events_where_no_websocket_comes_through(
     assert got[0] == wanted
     assert got[1] == []
     assert [answer[1] for answer in got[2:]] == ["unsupported"] * 2
-    assert len([line for line in relay.requests if "/sse/notifications" in line]) >= 3
+    assert len([line for line in relay.requests if "/sse/notifications" in line]) >= 2
 
 
 @pytest.mark.parametrize(
@@ -303,20 +303,24 @@ def test_many_events_are_quick(run: Any, client: ipfs.Client) -> None:
 
 def test_a_server_that_is_started_again(run: Any, relay: Relay, tmp_path: Path) -> None:
     """The log outlives its server: what comes before, between and behind comes once. The token is asked for each time."""
-    run("listen({ token: async () => fresh }); window.fresh = 'one'; window.WebSocketOfPage = WebSocket;")
+    relay.closed = True
+    run(
+        "window.fresh = 'none'; listen({ token: async () => { if (fresh) return fresh; throw new Error('busy'); } });"
+    )
     ids = []
     for token in ("one", "two"):
         with KeptServer(tmp_path, token) as server, ipfs.connect(server.url, token) as client:
             ids.append(client.emit({}))
             relay._port = URL(server.url).port
+            run("window.fresh = args[0]", token)
             relay.closed = False
-            run("fresh = args[0]; await until(() => seen.ids.length >= args[1]);", token, len(ids) - 1)
-            run("await feed.ping()")
+            run("await until(() => feed.state === 'live' && seen.ids.length >= args[0]);", len(ids) - 1)
             ids.append(client.emit({}))
             run("await until(() => seen.ids.includes(args[0]))", ids[-1])
             relay.closed = True
             relay.cut()
             ids.append(client.emit({}))
+            run("await until(() => feed.state === 'reconnecting'); fresh = null;")
     got = run("return seen")
     assert (got["ids"], got["gaps"]) == (ids[1:-1], [])
     assert got["states"] == ["live", "reconnecting", "live", "reconnecting"]

@@ -485,6 +485,7 @@ async def test_a_log_that_is_locked_when_it_is_opened(home, monkeypatch):
 async def test_a_log_that_is_locked_meanwhile(home, monkeypatch):
     """All who wait get an error after the time-out, together; later events get the next ids."""
     monkeypatch.setattr(log_file, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(log_writer, "BATCH_EVENTS", 500)
     async with opened(home) as engine:
         await publish(engine, 3)
         with other_program(home / "notifications.sqlite") as db:

@@ -173,10 +173,9 @@ class KuboRPC(KuboTransport):
     async def is_pinned(self, cid: CID) -> bool:
         """Whether the CID is itself pinned recursively."""
         try:
-            await self.json("pin/ls", str(cid), type="recursive")
+            return bool((await self.json("pin/ls", str(cid), type="recursive")).part("Keys").plain)
         except NotFoundError:
             return False
-        return True
 
     async def pin_ls(self) -> dict[CID, str]:
         """The recursive pins and their names, in one answer: a list in lines could end early without an error."""

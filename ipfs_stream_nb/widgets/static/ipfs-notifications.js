@@ -170,7 +170,7 @@ export class Notifications {
   // Have events of more types come, or with other filters. Gives the server's confirmation.
   async subscribe(types, { filters = {}, since } = {}) {
     const message = { action: "subscribe", notification_types: asList(types), filters };
-    if (since !== undefined && since !== null) {
+    if (since || since === 0) {
       const { epoch, at } = readCursor(since, this.positions.epoch);
       Object.assign(message, { since: at, ...(epoch && { epoch }) });
     }
@@ -184,7 +184,7 @@ export class Notifications {
 
   // The newest events of the log, oldest first; with `since` the oldest behind that one.
   async history({ limit = 50, type, since } = {}) {
-    const { epoch, at } = since === undefined ? {} : readCursor(since, this.positions.epoch);
+    const { epoch, at } = since || since === 0 ? readCursor(since, this.positions.epoch) : {};
     return (await this.ask({ action: "get_history", limit, notification_type: type, since: at, epoch }, "history")).events;
   }
 
@@ -316,8 +316,13 @@ export class Notifications {
     const asEvents = this.failures >= limits.sockets && this.failures % 2 === 0 && this.onlyGroup();
     for (const command of this.commands) command.sent = false;
     this.commands = this.commands.filter((command) => !command.again);
-    if (asEvents) return this.listen(asEvents);
-    const socket = await Socket.open(this.baseUrl, "ws/notifications", {}, { token: this.token });
+    const token = await this.freshToken();
+    if (asEvents) {
+      return this.listen(asEvents, token).finally(() => {
+        if (this.greeted) this.failures = limits.sockets - 1; // what was in the way may be gone
+      });
+    }
+    const socket = await Socket.open(this.baseUrl, "ws/notifications", {}, { token });
     this.failures = 0;
     this.wire = socket;
     if (this.over) socket.close();
@@ -325,6 +330,15 @@ export class Notifications {
       for (;;) this.receive(await socket.inbox.next());
     } finally {
       socket.close();
+    }
+  }
+
+  // Whoever gives tokens, such as a busy kernel, may fail for a while, once it could.
+  async freshToken() {
+    try {
+      return await bearer(this.token);
+    } catch (error) {
+      throw this.known ? new Lost(`no token could be had: ${error.message}`) : error;
     }
   }
 
@@ -338,8 +352,7 @@ export class Notifications {
     return { types, filters, since: epoch ? `${epoch}-${since}` : since, first: this.commands[0] };
   }
 
-  async listen({ types, filters, since, first }) {
-    const token = await bearer(this.token);
+  async listen({ types, filters, since, first }, token) {
     const query = { types: types.join(), filters: JSON.stringify(filters), since, token };
     if (this.over) return;
     await new Promise((_, reject) => {

@@ -97,6 +97,7 @@ CALLS = {
     "add": lambda rpc: rpc.add(source(), options={}),
     "pin_add": lambda rpc: drain(rpc.pin_add(ROOT, "")),
     "pin_rm": lambda rpc: rpc.pin_rm(ROOT),
+    "is_pinned": lambda rpc: rpc.is_pinned(ROOT),
     "pin_ls": lambda rpc: rpc.pin_ls(),
     "repo_stat": lambda rpc: rpc.repo_stat(),
     "repo_gc": lambda rpc: rpc.repo_gc(),

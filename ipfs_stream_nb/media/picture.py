@@ -6,11 +6,12 @@ import io
 import math
 import operator
 from fractions import Fraction
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 from av.buffer import Buffer
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
@@ -70,7 +71,9 @@ def orientation_of(frame: VideoFrame, exif: int = 1) -> Orientation:
     if exif in _EXIF:
         return _EXIF[exif]
     try:
-        matrix = cast("Buffer | None", frame.side_data.get("DISPLAYMATRIX"))
+        # frame.side_data would tie the frame to itself, so that its memory waits for the garbage collector
+        side_data = cast("Any", SideDataContainer)(frame)
+        matrix = cast("Buffer | None", side_data.get("DISPLAYMATRIX"))
     except ValueError:  # PyAV gives up all side data for one kind that it does not know
         quarter = round(getattr(frame, "rotation", 0) / 90) * 90 % 360
         return _EXIF.get(_QUARTERS[quarter], Orientation())

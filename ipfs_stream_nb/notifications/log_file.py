@@ -50,7 +50,7 @@ SPARE_PAGES: Final = 1024
 to the filesystem, as many again at each trimming."""
 
 _ROWS: Final = (128, 16, 1)
-_READ_ROWS: Final = 256
+_READ_ROWS: Final = 512
 # sqlite3 gives the interpreter's lock away for each row that it writes or reads, and on a busy event loop waits up to
 # 5 ms to get it back. So many rows are written by one statement (below 999 parameters, SQLite's limit up to 3.31), and
 # many are read as one text: fields between the control characters US and RS, neither of which JSON holds

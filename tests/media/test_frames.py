@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from PIL import Image, ImageOps
 
 from ipfs_stream_nb import samples
@@ -368,3 +369,16 @@ def test_result_is_an_array_to_numpy_and_a_picture_to_notebooks(clip):
     assert np.asarray(found[1]).shape == (120, 160, 3)
     assert Image.open(io.BytesIO(found._repr_png_())).height == 96
     assert Image.open(io.BytesIO(found[0]._repr_png_())).size == (160, 120)
+
+
+def test_frames_are_let_go_of(clip):
+    """Decoded frames do not wait for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(found, VideoFrame) for found in gc.get_objects())
+        assert sum(1 for _ in iter_frames(io.BytesIO(clip()))) == 75
+        after = sum(isinstance(found, VideoFrame) for found in gc.get_objects())
+    finally:
+        gc.enable()
+    assert after - before < 5

@@ -566,7 +566,9 @@ async def test_a_disk_that_is_full_when_the_log_is_opened(tmp_path):
 
 async def test_a_full_disk_is_given_what_is_over_the_limits(tmp_path, monkeypatch):
     """Trimming comes before refusing."""
-    monkeypatch.setattr(log_writer, "TRIM_EVENTS", 10**9)
+    for limit in ("TRIM_EVENTS", "TRIM_BYTES"):
+        monkeypatch.setattr(log_writer, limit, 10**9)
+    monkeypatch.setattr(log_writer, "TRIM_PART", 1e-9)
     with small_disk(tmp_path / "disk") as disk:
         async with opened(disk / "log", max_events=10**9) as engine:
             await publish(engine, 200, 20_000)

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.content.upload_handler import IPFSUploadHandler
     from ipfs_stream_nb.errors import IPFSStreamError
     from ipfs_stream_nb.network import NetworkOptimizer
+    from ipfs_stream_nb.notifications.authorized import AuthorizedNotificationManager
     from ipfs_stream_nb.notifications.events import NotificationType
+    from ipfs_stream_nb.notifications.manager import NotificationManager
     from ipfs_stream_nb.processing.processor import ContentProcessor, process_content
     from ipfs_stream_nb.widgets.uploader import Uploader
 
 _HOMES = {
     "AsyncClient": "clients.content",
+    "AuthorizedNotificationManager": "notifications.authorized",
     "CID": "content.cid",
     "Client": "clients.sync",
     "ContentProcessor": "processing.processor",
@@ -43,6 +46,7 @@ _HOMES = {
     "NodeSettings": "content.nodes",
     "NotificationClient": "clients.notifications",
     "NotificationType": "notifications.events",
+    "NotificationManager": "notifications.manager",
     "ResilienceContentStream": "content.resilience",
     "Uploader": "widgets.uploader",
     "connect": "clients.connect",
@@ -54,6 +58,7 @@ _HOMES = {
 __all__ = [
     "CID",
     "AsyncClient",
+    "AuthorizedNotificationManager",
     "Client",
     "ContentProcessor",
     "EmbeddedNode",
@@ -65,6 +70,7 @@ __all__ = [
     "NetworkOptimizer",
     "NodeSettings",
     "NotificationClient",
+    "NotificationManager",
     "NotificationType",
     "ResilienceContentStream",
     "Uploader",

@@ -6,6 +6,7 @@ One thread writes and one reads, on a connection each. What raises is sqlite3's,
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import sqlite3
@@ -41,6 +42,8 @@ LOCK_SECONDS = 5.0
 """The same for everything later."""
 WAL_BYTES: Final = 8 << 20
 """What is left of the write-ahead log when it was longer for a while. It is written back every 1,000 pages of 4 KiB."""
+MIN_FREE: Final = 8 << 20
+"""Bytes of the disk that events leave free: as much as trimming and writing back the write-ahead log can need."""
 TRIM_ROWS: Final = 10_000
 """Events dropped in one transaction."""
 TRIM_SHARE: Final = 16
@@ -166,6 +169,9 @@ class LogFile:
 
     def append(self, events: Sequence[Event]) -> int:
         """Commit them under the next ids, and give the first of these."""
+        disk = os.statvfs(self.path.parent)
+        if disk.f_bavail * disk.f_frsize < MIN_FREE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         first = at = self.last + 1
         rows = [
             (at + n, event.notification_type.value, event.owner, event.kind, event.timestamp, event.body)

@@ -236,7 +236,7 @@ class LogWriter(threading.Thread):
         for step in (log.give_room, lambda: log.trim(self._limits), log.give_room):
             try:
                 step()
-            except (sqlite3.Error, Damaged):
+            except (sqlite3.Error, OSError, Damaged):
                 continue  # what is tried again then says what is wrong
 
     def _begin(self) -> LogFile:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import time
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from tempfile import mkdtemp
 from typing import Any, Final
 
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError
@@ -23,6 +27,7 @@ from ipfs_stream_nb.notifications.events import (
 from ipfs_stream_nb.notifications.fanout import FanOut
 from ipfs_stream_nb.notifications.filters import parse_filters
 from ipfs_stream_nb.notifications.history import History
+from ipfs_stream_nb.notifications.log import SQLiteEngine
 from ipfs_stream_nb.notifications.packs import Outlet, Pack
 from ipfs_stream_nb.notifications.rights import EVERYTHING, Principal, split_types
 from ipfs_stream_nb.notifications.since import Cursor, parse_since
@@ -43,8 +48,14 @@ class NotificationManager:
     Between `open` and `close` what is in the engine's log is sent on, whoever published it.
     """
 
-    def __init__(self, engine: Engine, *, max_history_size: int = 1000) -> None:
-        """`engine`: the log, which this opens and closes; `max_history_size`: how many of its events are in memory too."""
+    def __init__(self, engine: Engine | None = None, *, max_history_size: int = 1000) -> None:
+        """`engine`: the log, which this opens and closes, by default one that lasts until `close`; `max_history_size`: how
+        many of its events are in memory too."""
+        self._remove: Callable[[], object] = lambda: None
+        if engine is None:
+            folder = mkdtemp(prefix="ipfs_stream_nb-")
+            self._remove = weakref.finalize(self, _remove, folder, os.getpid())
+            engine = SQLiteEngine(folder)
         self._engine = engine
         self.max_history_size = max_history_size
         self._history = History(engine, max_history_size)
@@ -85,6 +96,7 @@ class NotificationManager:
             await self.disconnect(subscriber.id)
             await subscriber.outlet.close(1001, "the server ends")
         await self._engine.close()
+        await asyncio.to_thread(self._remove)
 
     @property
     def event_history(self) -> deque[Record]:
@@ -372,3 +384,9 @@ def _cut(records: list[Record], *, newest: bool) -> list[Record]:
             break
         kept.append(record)
     return kept[::-1] if newest else kept
+
+
+def _remove(folder: str, process: int) -> None:
+    """Remove a log's directory, unless this is a fork of the process whose it is."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)

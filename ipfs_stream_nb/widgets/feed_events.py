@@ -70,7 +70,8 @@ class Subscription:
         if not answer["success"]:
             raise UnauthorizedError(f"you may not see notifications of the types {', '.join(names)}")
         hidden = () if ALL in names else tuple(answer["unauthorized_types"])
-        return cls(names, parsed, f"{answer['epoch']}-{answer['since']}", hidden)
+        seen = tuple(name for name in names if name not in hidden)
+        return cls(seen, parsed, f"{answer['epoch']}-{answer['since']}", hidden)
 
 
 def read_types(types: Types) -> tuple[str, ...]:

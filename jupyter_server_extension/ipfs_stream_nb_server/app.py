@@ -348,8 +348,8 @@ class IPFSStreamExtension(ExtensionApp):
         assert self.serverapp is not None  # noqa: S101  # an extension is of a server
         repo = Path(self.repo_path or default_repo())
         settings = FeedSettings(
-            self._engine(repo),
             repo,
+            self._engine(repo),
             self.min_free,
             self.serverapp.event_logger,
             everybody_sees_all=allows_all(policy, self.serverapp.authorizer),

@@ -29,9 +29,10 @@ REOPEN_AFTER: Final = 5.0
 class FeedSettings:
     """What a feed is made of."""
 
-    engine: Engine
     store: Path
     """The store's directory, whose disk is watched."""
+    engine: Engine | None = None
+    """The log; None: one that lasts as long as the server."""
     min_free: int = 0
     """Bytes that must stay free there."""
     event_logger: EventLogger | None = None

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final, Self
 
 from jupyter_server.auth import AllowAllAuthorizer, IdentityProvider
@@ -25,7 +23,6 @@ from tornado.web import Application, RequestHandler
 from ipfs_stream_nb.content.blocks.filesystems import default_repo
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.content.nodes import NodeSettings, open_node
-from ipfs_stream_nb.notifications.log import SQLiteEngine
 from ipfs_stream_nb.security.tokens import MIN_SECRET, TokenSigner
 from ipfs_stream_nb_server.context import NodeHolder, ServerContext
 from ipfs_stream_nb_server.feed import Feed, FeedSettings
@@ -97,14 +94,9 @@ class StandaloneServer:
                 listening.set_exception(error)
 
     async def _serve(self, listening: Future[int]) -> None:
-        # the log of notifications lives as long as this server does
-        with tempfile.TemporaryDirectory(prefix="ipfs_stream_nb-") as folder:
-            await self._serve_with(SQLiteEngine(Path(folder)), listening)
-
-    async def _serve_with(self, engine: SQLiteEngine, listening: Future[int]) -> None:
         stopping = asyncio.Event()
         signer = TokenSigner(secrets.token_bytes(MIN_SECRET))
-        feed = Feed(FeedSettings(engine, default_repo()), _log)
+        feed = Feed(FeedSettings(default_repo()), _log)
         context = ServerContext(NodeHolder(self._open_node, _log), signer, feed, log=_log)
         server = HTTPServer(Application(routes(context), **self._settings()))
         sockets = bind_sockets(0, ADDRESS)

@@ -18,6 +18,7 @@ from harness import Harness, Relay, serve
 from playwright.sync_api import Locator, Page, expect
 
 import ipfs_stream_nb as ipfs
+from ipfs_stream_nb.errors import UnauthorizedError
 from ipfs_stream_nb.security.access import AccessPolicy, Action
 from ipfs_stream_nb.widgets.notification_feed import NotificationFeed
 from ipfs_stream_nb_server import standalone
@@ -69,9 +70,14 @@ class Wire(BaseComm):
 
 
 class Gate(AccessPolicy):
-    """A policy that can be closed for subscribers."""
+    """A policy that can be closed for subscribers, and that can take a user for no admin."""
 
     closed = False
+
+    rank = "admin"
+
+    async def role(self, user: str) -> str:
+        return self.rank
 
     async def allows(self, user: str, action: Action, cid: Any) -> bool:
         return not (self.closed and action is Action.SUBSCRIBE)
@@ -418,6 +424,29 @@ def test_who_may_not_is_told(
     monkeypatch.setattr(Gate, "closed", False)
     notebook.press("Try again")
     expect(notebook.root).to_have_attribute("data-state", "live")
+
+
+def test_types_that_may_not_be_seen(
+    notebook: Notebook, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is no admin is told which of the types asked for are hidden; where all are, there is no feed."""
+    monkeypatch.setattr(Gate, "rank", "user")
+    with pytest.raises(UnauthorizedError, match="system_error"):
+        server.client.notification_feed("system_error")
+    notebook.show(types=["custom_event", "system_info"])
+    expect(notebook.root).to_contain_text("You may not see system_info.")
+    server.emit(("system_info", {"n": 1}), ("custom_event", {"n": 2}))
+    notebook.says("1 event")
+
+
+def test_a_log_that_began_anew(notebook: Notebook) -> None:
+    """A feed whose place is in another log has all of the new one, and says that some may be missing."""
+    notebook.make(types=QUIET)
+    notebook.feed.since = "another.log-77"
+    notebook.show()
+    expect(notebook.root).to_contain_text("began anew: some may have been missed")
+    notebook.server.numbers(501, 1)
+    expect(notebook.row("n 501")).to_be_visible()
 
 
 def test_the_keyboard_is_enough(notebook: Notebook, shoot: Callable[..., Path]) -> None:

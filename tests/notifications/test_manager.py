@@ -187,6 +187,16 @@ async def test_a_log_that_begins_anew(tmp_path):
     await manager.close()
 
 
+async def test_without_a_log_of_its_own():
+    """As in the guide a manager needs nothing: its log lasts until it is closed, and leaves nothing behind."""
+    manager = NotificationManager()
+    await manager.open()
+    folder = manager._engine._directory
+    assert await manager.notify(CUSTOM, {}) == 1
+    await manager.close()
+    assert not await asyncio.to_thread(folder.exists)
+
+
 def test_records():
     """A record is encoded with its own id and the subscriber's `prev`; without an id it has neither."""
     event = Event(CUSTOM, {"a": "ü"}, "me", timestamp=1.5)

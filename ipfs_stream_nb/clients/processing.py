@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from ipfs_stream_nb.clients.naming import Content
 from ipfs_stream_nb.clients.progress import Progress
+from ipfs_stream_nb.clients.reporting import Reports
 from ipfs_stream_nb.clients.results import hinted_methods
 from ipfs_stream_nb.content.node import Node
-from ipfs_stream_nb.notifications.emitting import Emit
-from ipfs_stream_nb.notifications.events import NotificationType
 from ipfs_stream_nb.processing.processor import process_content
 
 T = TypeVar("T")
@@ -21,8 +20,7 @@ T = TypeVar("T")
 class ProcessingMethods(ABC):
     """The method of AsyncClient that works on content."""
 
-    _emit_soon: Emit | None = None
-    """Sends events to the server without waiting for it; where it is None, nobody is told."""
+    _reports: Reports
 
     @property
     @abstractmethod
@@ -54,7 +52,7 @@ class ProcessingMethods(ABC):
         Raises BadRequestError for unknown types and options, NotFoundError, IsDirectoryError, UnsupportedMediaError,
         CorruptContentError, RetrievalError, DiskFullError and QuotaExceededError.
         """
-        emit = self._emit_soon or _to_nobody
+        emit = self._reports.reporter.emit
         with Progress.of(progress) as shown:
 
             def show(state: dict[str, Any]) -> None:
@@ -102,14 +100,3 @@ class BlockingProcessingMethods(ABC):
         """
         run = ProcessingMethods.process
         return self._run(run, content, process_type, task_id=task_id, progress=progress, **options)
-
-
-def _to_nobody(
-    notification_type: NotificationType,
-    data: Mapping[str, Any],
-    *,
-    source: str | None = None,
-    owner: str | None = None,
-    keep: bool = True,
-) -> None:
-    """An event that nobody is told of."""

@@ -1,4 +1,4 @@
-"""Events of a client that reads and writes a server's store itself: sent to that server, which has not seen any of it."""
+"""Events of a client, sent to its server: of content where it reads and writes the store itself, and of its own work."""
 
 from __future__ import annotations
 
@@ -62,11 +62,13 @@ class EventReporter:
         owner: str | None = None,  # noqa: ARG002  # whose they are, the server knows by the token
         keep: bool = True,
     ) -> None:
-        """An `Emit`. What is not to be kept is not sent: it would be old when it arrives."""
+        """An `Emit`."""
+        event: dict[str, Any] = {"notification_type": notification_type.value, "data": dict(data)}
+        if source is not None:
+            event["source"] = source
         if not keep:
-            return
-        event = {"notification_type": notification_type.value, "data": dict(data)}
-        text = json.dumps(event if source is None else event | {"source": source}).encode()
+            event["keep"] = False
+        text = json.dumps(event).encode()
         if self._closing.is_set() or len(self._waiting) >= MAX_WAITING or len(text) > MAX_EVENT_BYTES:
             self.dropped += 1
             return
@@ -133,13 +135,12 @@ class EventReporter:
 
 
 class Reports:
-    """What a client tells its server of: nothing where all that it does goes through the server anyway."""
+    """What a client tells its server of: of its content only where that does not go through the server anyway."""
 
     def __init__(self, node: Node, http: ServerHTTP) -> None:
-        self.reporter: EventReporter | None = None
+        self.reporter = EventReporter(http)
         self._events: ContentEvents | None = None
         if isinstance(node, EmbeddedNode):
-            self.reporter = EventReporter(http)
             self._events = ContentEvents(self.reporter.emit)
             node.observers.append(self._events.observe)
 
@@ -153,6 +154,6 @@ class Reports:
 
     async def close(self) -> None:
         """Send what is left, in a second or not at all. Idempotent."""
-        if self._events is not None and self.reporter is not None:
+        if self._events is not None:
             self._events.close()
-            await self.reporter.close()
+        await self.reporter.close()

@@ -147,16 +147,18 @@ class SQLiteEngine:
     async def _read(self, action: Callable[[LogFile], list[Record]]) -> list[Record]:
         writer = self._opened()
         log = writer.log
-        try:
-            if log is None:
-                raise EOFError  # noqa: TRY301  # as where it is closed meanwhile
-            return await asyncio.get_running_loop().run_in_executor(self._readers, action, log)
-        except EOFError:
-            raise StoreError("the log of events is not open any more: read it anew") from None
-        except (sqlite3.Error, Damaged) as error:
-            if log is not None and not self._closing:
-                await asyncio.shield(writer.call(functools.partial(writer.suspect, log, error)))
-            raise explain(error, self._directory) from error
+        failure: Exception = Damaged("was closed meanwhile")
+        if log is not None:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._readers, action, log)
+            except EOFError:
+                pass  # the writer has lost it, or is at its end
+            except (sqlite3.Error, Damaged) as error:
+                failure = error
+        if not self._closing:
+            # what comes of it is known before this fails: a subscriber's EpochChangedError above all
+            await asyncio.shield(writer.call(functools.partial(writer.suspect, log, failure)))
+        raise explain(failure, self._directory) from failure
 
     async def trim(self) -> None:
         """Drop from its front what is over the limits. Raises StoreError, DiskFullError."""

@@ -105,10 +105,8 @@ def open_log(
                 report(
                     f"the log of events {place.path} is locked by another program, so that another one is used"
                 )
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, Damaged) as error:
         raise explain(error, directory) from error
-    except Damaged as error:
-        raise StoreError(f"the log of events cannot be used at {directory}: it {error}") from error
     raise StoreError(
         f"{MAX_LOGS} servers have a log of events open in {directory} already: close one of them, or name another directory"
     )
@@ -152,7 +150,8 @@ def explain(error: Exception, directory: Path) -> IPFSStreamError:
             f"the log of events cannot be kept in {directory} ({error.strerror or error}): "
             "name a directory that this user may write to"
         )
-    return StoreError(f"the log of events in {directory} cannot be used: {error}")
+    reason = f"it {error}" if isinstance(error, Damaged) else error
+    return StoreError(f"the log of events in {directory} cannot be used: {reason}")
 
 
 def _is_locked(error: Exception) -> bool:

@@ -208,10 +208,12 @@ class LogWriter(threading.Thread):
         log.trim(self._limits)
         return log.first
 
-    def suspect(self, log: LogFile, error: Exception) -> None:
-        """Begin anew where a reader found `log` damaged, and it is still the one that is open. Called in the thread."""
-        if log is self.log and not passing(error, self._directory):
+    def suspect(self, log: LogFile | None, error: Exception) -> None:
+        """Begin anew where a reader found `log` damaged and it still is the one that is open, or none is. Called in the
+        thread. Raises StoreError, DiskFullError."""
+        if log is not None and log is self.log and not passing(error, self._directory):
             self._set_aside(error)
+        if self.log is None:
             self._begin()
 
     def _try(self, action: Callable[[LogFile], int]) -> int:

@@ -296,6 +296,13 @@ class NotificationManager:
     ) -> int:
         return await self._engine.publish(Event(notification_type, data, source, owner, kind))
 
+    async def send(self, event: Event, *, keep: bool = True) -> int | None:
+        """`notify` for an event that is made already. `keep`: whether the log keeps it; one that it does not keep has no id."""
+        if keep:
+            return await self._engine.publish(event)
+        await self._engine.announce(event)
+        return None
+
     # what there is
 
     async def get_history(

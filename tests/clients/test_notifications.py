@@ -199,7 +199,8 @@ async def test_a_lost_connection_loses_nothing(feed, reader):
                 feed.met.clear()
                 feed.drop()
         await feed.met.wait()
-    got = [await anext(reader) for _ in wanted]
+    async with asyncio.timeout(20):
+        got = [await anext(reader) for _ in wanted]
     assert sorted(event["id"] for event in got) == wanted
     for kind in ("content_added", "custom_event"):
         ids = [event["id"] for event in got if event["notification_type"] == kind]

@@ -437,13 +437,14 @@ def report(reporter, number, **options):
 
 
 async def test_reports_come_in_batches_and_in_order(site, http):
-    """What is emitted at once goes together, at most BATCH_EVENTS in a request; what is not to be kept does not go."""
+    """What is emitted at once goes together, at most BATCH_EVENTS in a request; what is not to be kept says so."""
     reporter = EventReporter(http)
     for number in range(reporting.BATCH_EVENTS + 10):
         report(reporter, number)
     report(reporter, -1, keep=False)
-    events = await site.wait(reporting.BATCH_EVENTS + 10)
-    assert [event["data"]["number"] for event in events] == list(range(reporting.BATCH_EVENTS + 10))
+    events = await site.wait(reporting.BATCH_EVENTS + 11)
+    assert [event["data"]["number"] for event in events] == [*range(reporting.BATCH_EVENTS + 10), -1]
+    assert [event.get("keep", True) for event in events[-2:]] == [True, False]
     assert events[0] == {"notification_type": "custom_event", "data": {"number": 0}, "source": "test"}
     assert [len(batch) for batch in site.batches] == [reporting.BATCH_EVENTS, 10]
     report(reporter, 1000)

@@ -242,17 +242,17 @@ async def _follow_steps(home, steps, max_events):  # noqa: C901  # one branch fo
         bounds = await engine.bounds()
         assert (bounds.epoch, bounds.last) == (epoch, len(model))
         assert bounds.last - bounds.first + 1 >= min(len(model), max_events)
+        # it trims itself meanwhile, or not
+        lows = range(bounds.first, max(bounds.first, len(model) - max_events + 1) + 1)
         if step == "read":
             records = await engine.read(value, 17)
-            assert [record.id for record in records] == list(
-                range(max(value + 1, bounds.first), bounds.last + 1)
-            )[:17]
-            assert numbers(records) == [model[record.id - 1] for record in records]
+            found = [record.id for record in records]
+            assert found in [list(range(max(value + 1, low), bounds.last + 1))[:17] for low in lows]
+            assert numbers(records) == [model[number - 1] for number in found]
         elif step == "read_back":
-            records = await engine.read_back(value, 17)
-            assert [record.id for record in records] == list(
-                range(bounds.first, min(value, bounds.last + 1))
-            )[-17:]
+            found = [record.id for record in await engine.read_back(value, 17)]
+            assert found in [list(range(low, min(value, bounds.last + 1)))[-17:] for low in lows]
+    bounds = await engine.bounds()
     await _caught_up(readers, len(model), bounds.first)
     await engine.close()
     assert engine.take_setbacks() == []

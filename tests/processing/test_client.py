@@ -46,8 +46,12 @@ async def test_events_go_where_the_client_sends_them(tmp_path):
     """Each step is given to the client's emitter, under the task's name."""
     async with ipfs.connect_async(repo=tmp_path / "repo") as client:
         told = []
-        client._emit_soon = lambda kind, data, **_: told.append((kind, data["task_id"], data["status"]))
         cid = await client.add(b"x", progress=False)
+
+        def emit(kind, data, **_options):
+            told.append((kind, data["task_id"], data["status"]))
+
+        client._reports.reporter.emit = emit
         await client.process(cid, "checksums", task_id="mine", progress=False)
         assert set(told) == {("system_info", "mine", s) for s in ("starting", "processing", "completed")}
 
@@ -62,8 +66,8 @@ def test_ctrl_c_ends_a_transcode(tmp_path, clip):
             if statuses == ["starting", "processing"]:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        client._session.client._emit_soon = emit
         cid = client.add(clip(width=640, height=480, duration=3.0, grain=20), progress=False)
+        client._session.client._reports.reporter.emit = emit
         pins = len(client.pins())
         with pytest.raises(KeyboardInterrupt):
             client.process(cid, "transcode", progress=False)

@@ -156,6 +156,7 @@ async def test_bad_queries(server, query, status):
         (b'{"events": [], "data": {}}', "stands alone"),
         (b'{"events": [5]}', "an event is a JSON object"),
         (b'{"data": {"x": NaN}}', "finite"),
+        (b'{"data": {}, "keep": 1}', "keep is true or false"),
     ],
 )
 async def test_bad_events(server, body, text):
@@ -163,6 +164,16 @@ async def test_bad_events(server, body, text):
     answer = await server.json("POST", "ipfs-stream/events", 400, data=body)
     assert text in answer["error"]
     assert server.context.feed.manager.get_metrics()["notifications_lost"] == 0
+
+
+async def test_an_event_that_is_not_to_be_kept(server):
+    """It reaches who is subscribed, and has no id."""
+    async with subscribed(server) as link:
+        assert (await emit(server, {"n": 1}, keep=False))["id"] is None
+        event = await hear(link, "notification")
+        assert "id" not in event
+        await say(link, "get_history", notification_type="custom_event")
+        assert (await hear(link, "history"))["count"] == 0
 
 
 async def test_types_that_nobody_sends(server):

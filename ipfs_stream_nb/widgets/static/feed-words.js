@@ -47,7 +47,7 @@ const picture = (character) => {
 
 export const clean = (text, most = MOST) => {
   const cut = text.length > most;
-  return (cut ? text.slice(0, most) : text) + (cut ? "…" : "");
+  return (cut ? text.slice(0, most) : text).replace(UNSEEN, picture) + (cut ? "…" : "");
 };
 
 export const isCid = (value) => typeof value === "string" && /^(Qm[1-9A-HJ-NP-Za-km-z]{44}|b[a-z2-7]{30,120})$/.test(value);

@@ -120,6 +120,9 @@ class AddHandler(AddingHandler, StreamingHandler):
             self._events.failed(value)
         super().log_exception(typ, value, tb)
 
+    def note_bug(self, error: Exception) -> None:
+        """It is told as a failed upload."""
+
     def _check_stall(self) -> None:
         """Called now and then while the body comes: a client that sends nothing gives its slot back."""
         loop = ioloop.IOLoop.current()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ipfs_stream_nb.errors import BadRequestError, UnauthorizedError
-from ipfs_stream_nb.notifications.events import MAX_EVENT, NotificationType, event_type
+from ipfs_stream_nb.notifications.events import MAX_EVENT, Event, NotificationType, event_type
 from ipfs_stream_nb.notifications.filters import parse_filters
 from ipfs_stream_nb.notifications.rights import may_emit, may_subscribe, split_types
 from ipfs_stream_nb.notifications.since import parse_since
@@ -25,6 +25,8 @@ from ipfs_stream_nb_server.outlets import EventStream, PackConnection
 
 MAX_EVENTS: Final = 256
 """Events in one POST."""
+FIELDS: Final = ("notification_type", "data", "source", "keep")
+"""Fields of one of them."""
 
 
 class SubscriberSocket(SocketHandler):
@@ -135,7 +137,7 @@ class EventsHandler(IPFSHandler):
 
     @access(Action.EMIT)
     async def post(self) -> None:
-        """Take `{"notification_type"?, "data", "source"?}`, or `{"events": [...]}` of these."""
+        """Take `{"notification_type"?, "data", "source"?, "keep"?}`, or `{"events": [...]}` of these."""
         body = self.json_body()
         many = "events" in body
         events = body["events"] if many else [body]
@@ -143,30 +145,27 @@ class EventsHandler(IPFSHandler):
             raise BadRequestError(f"events is a list of at most {MAX_EVENTS} events, and stands alone")
         principal = await self.principal()
         checked = [self._checked(event) for event in events]
-        for kind, _, _ in checked:
-            if not may_emit(principal, kind):
-                raise UnauthorizedError(f"you may not send events of the type {kind}")
+        for event, _ in checked:
+            if not may_emit(principal, event.notification_type):
+                raise UnauthorizedError(f"you may not send events of the type {event.notification_type}")
         manager = await self.context.feed.ready()
-        owner = self.owner
-        ids = await asyncio.gather(
-            *(manager.notify(kind, data, source, owner=owner) for kind, data, source in checked)
-        )
-        self.send_json(
-            {"ids": ids, "epoch": manager.epoch} if many else {"id": ids[0], "epoch": manager.epoch}
-        )
+        ids = await asyncio.gather(*(manager.send(event, keep=keep) for event, keep in checked))
+        self.send_json({"ids": ids, "epoch": manager.epoch} if many else {"id": ids[0], "epoch": manager.epoch})
 
-    def _checked(self, event: object) -> tuple[NotificationType, dict[str, Any], str | None]:
+    def _checked(self, event: object) -> tuple[Event, bool]:
+        """An event, and whether it is to be kept."""
         if not isinstance(event, dict):
             raise BadRequestError("an event is a JSON object")
-        unknown = event.keys() - {"notification_type", "data", "source"}
+        unknown = event.keys() - set(FIELDS)
         if unknown:
-            raise BadRequestError(
-                f"unknown field {min(unknown)[:80]!r}; notification_type, data and source are known"
-            )
-        data, source = event.get("data"), event.get("source")
+            raise BadRequestError(f"unknown field {min(unknown)[:80]!r}; {', '.join(FIELDS)} are known")
+        data, source, keep = event.get("data"), event.get("source"), event.get("keep", True)
         if not isinstance(data, dict):
             raise BadRequestError("data is missing, or is no JSON object")
         if source is not None and not isinstance(source, str):
             raise BadRequestError("source is text")
+        if not isinstance(keep, bool):
+            raise BadRequestError("keep is true or false")
         check_unicode(source or "", "source")
-        return event_type(event.get("notification_type", NotificationType.CUSTOM_EVENT)), data, source
+        kind = event_type(event.get("notification_type", NotificationType.CUSTOM_EVENT))
+        return Event(kind, data, source, self.owner), keep

@@ -325,6 +325,9 @@ class UploadSocket(SocketHandler):
         """Those of uploads."""
         return self.context.adds
 
+    def note_bug(self, error: Exception) -> None:
+        """It is told as a failed upload."""
+
     @access(Action.ADD)
     async def get(self, *args: str) -> None:
         """Upgrade."""

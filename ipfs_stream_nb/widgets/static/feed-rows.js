@@ -98,7 +98,7 @@ export class Rows {
     const to = kept ? shown.findIndex((entry) => entry.number <= kept.number) : -1;
     this.shown = shown;
     this.list.style.height = `${shown.length * ROW}px`;
-    if (false) this.scroll(Math.max(0, this.top + (to - at) * ROW));
+    if (to >= 0 && to !== at) this.scroll(Math.max(0, this.top + (to - at) * ROW));
     this.top = Math.max(0, Math.min(this.top, shown.length * ROW - this.room));
     this.place(now);
   }

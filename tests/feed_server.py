@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.notifications.log import SQLiteEngine
+from ipfs_stream_nb_server import standalone
+from ipfs_stream_nb_server.feed import FeedSettings
 from ipfs_stream_nb_server.standalone import StandaloneServer
 
 TYPES = ["content_added", "custom_event", "pin_added", "system_info", "all_events"]
@@ -244,4 +247,6 @@ class KeptServer(StandaloneServer):
         self._log_folder = folder / "log"
 
     async def _serve(self, listening: Future[int]) -> None:
-        await self._serve_with(SQLiteEngine(self._log_folder), listening)
+        kept = partial(FeedSettings, engine=SQLiteEngine(self._log_folder))
+        with patch.object(standalone, "FeedSettings", kept):  # such a server has no setting for it
+            await super()._serve(listening)

@@ -12,21 +12,15 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ipfs_stream_nb.errors import BadRequestError, BusyError, IPFSStreamError, StoreError
-from ipfs_stream_nb.notifications.engine import Bounds, EpochChangedError
+from ipfs_stream_nb.notifications.engine import MAX_AGE, MAX_BYTES, MAX_EVENTS, Bounds, EpochChangedError
 from ipfs_stream_nb.notifications.events import Event, Record
 from ipfs_stream_nb.notifications.log_feed import Feed
 from ipfs_stream_nb.notifications.log_file import Damaged, Limits, LogFile
 from ipfs_stream_nb.notifications.log_places import explain
 from ipfs_stream_nb.notifications.log_writer import LogWriter, Pending
 
-MAX_EVENTS: Final = 100_000
-"""Events that a log keeps by default."""
-MAX_AGE: Final = 7 * 86400.0
-"""Seconds for which it keeps them."""
-MAX_BYTES: Final = 256 << 20
-"""Bytes of its file."""
 MIN_BYTES: Final = 1 << 20
-"""The smallest limit for these."""
+"""The smallest `max_bytes`."""
 MAX_WAITING: Final = 20_000
 """Events that wait to be committed, at most."""
 MAX_WAITING_BYTES: Final = 32 << 20

@@ -790,6 +790,11 @@ class Course(RuleBasedStateMachine):
             self.read(self.server.out.popleft())
 
     @rule()
+    def in_step(self):
+        self.server_reads()
+        self.some_arrive(len(self.server.out))
+
+    @rule()
     def cut(self):
         self.connect()
 
@@ -812,4 +817,4 @@ class Course(RuleBasedStateMachine):
 
 
 TestCourse = Course.TestCase
-TestCourse.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestCourse.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

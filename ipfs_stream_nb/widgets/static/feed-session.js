@@ -59,7 +59,7 @@ export class Session {
         token,
         types: this.model.get("types"),
         filters: this.model.get("filters"),
-        
+        since: this.cursor,
         onNotification: (event) => this.take(event),
         onState: (state, error) => this.heard(state, error, byCookie),
         onGap: (gap) => this.missed(gap),

@@ -76,7 +76,7 @@ class Subscriber:
                 for other in self.filters:
                     self._after[other] = max(self._after.get(other, 0), self.tail)
                 self.tail, self._overflowed = since, False
-            self.prev = since
+            self.prev = min(since, self.tail)
         for name in types:
             self._after[name] = start
             self.filters[name] = filters

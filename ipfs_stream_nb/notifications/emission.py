@@ -6,7 +6,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 from ipfs_stream_nb.notifications.engine import Engine
@@ -20,6 +22,18 @@ COMPLAIN_SECONDS: Final = 60.0
 """Seconds between two complaints in the server's log about lost events."""
 
 log = logging.getLogger(__name__)
+
+
+async def send(engine: Engine, events: Iterable[tuple[Event, bool]]) -> list[int | BaseException | None]:
+    """Send events, each with whether the log is to keep it: the id, None for what it does not keep, or the error of each.
+
+    They go in their order: what is kept is committed before what is only announced behind it.
+    """
+    done: list[int | BaseException | None] = []
+    for keep, group in groupby(events, key=itemgetter(1)):
+        work = [engine.publish(event) if keep else engine.announce(event) for event, _ in group]
+        done += await asyncio.gather(*work, return_exceptions=True)
+    return done
 
 
 class Emission:
@@ -68,13 +82,7 @@ class Emission:
                 await self._more.wait()
                 continue
             taken = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
-            done = await asyncio.gather(
-                *(
-                    self._engine.publish(event) if keep else self._engine.announce(event)
-                    for event, keep in taken
-                ),
-                return_exceptions=True,
-            )
+            done = await send(self._engine, taken)
             failures = [error for error in done if isinstance(error, BaseException)]
             if failures:
                 self._lose(len(failures), failures[0])

@@ -14,6 +14,8 @@ PAGE: Final = 200
 """Records that are read from the log at once."""
 SEARCHED: Final = 100_000
 """Records that are looked at for one answer, at the most."""
+MAX_BYTES: Final = 1 << 20
+"""Bytes of JSON of one answer, where it has more than one record."""
 
 
 class History:
@@ -54,7 +56,7 @@ class History:
         self, limit: int, wanted: str | None, principal: Principal | None, since: int | None
     ) -> list[Record]:
         """The newest `limit` that somebody may see, of one type where `wanted` names it; with `since` the oldest
-        behind that id. In order of their ids."""
+        behind that id. As many as there is room for, in order of their ids."""
 
         def fits(record: Record) -> bool:
             return wanted in (None, record.notification_type) and may_see(
@@ -68,13 +70,13 @@ class History:
                 found.extend(filter(fits, page))
                 looked += len(page)
                 since = page[-1].id
-            return found[:limit]
+            return _cut(found[:limit], newest=False)
         before = (await self._engine.bounds()).last + 1  # which may not have been sent on yet
         while len(found) < limit and looked < SEARCHED and (page := await self._back(before)):
             found[:0] = filter(fits, page)
             looked += len(page)
             before = page[0].id
-        return found[-limit:] if limit else []
+        return _cut(found[-limit:] if limit else [], newest=True)
 
     async def _back(self, before: int) -> list[Record]:
         if self.recent and self.recent[0].id < before <= self.recent[-1].id + 1:
@@ -84,3 +86,15 @@ class History:
     def reset(self, first: int) -> dict[str, Any]:
         """The message that a cursor is older than the log, or is another log's."""
         return {"type": "reset", "epoch": self.epoch, "first": first}
+
+
+def _cut(records: list[Record], *, newest: bool) -> list[Record]:
+    """As many of the newest, or of the first ones, as one answer has room for."""
+    kept: list[Record] = []
+    size = 0
+    for record in reversed(records) if newest else records:
+        size += len(record.body)
+        if kept and size > MAX_BYTES:
+            break
+        kept.append(record)
+    return kept[::-1] if newest else kept

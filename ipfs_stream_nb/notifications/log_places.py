@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
+from ipfs_stream_nb.content.blocks.filesystems import is_remote
 from ipfs_stream_nb.errors import DiskFullError, IPFSStreamError, StoreError
 from ipfs_stream_nb.notifications.log_file import Damaged, LogFile
 
@@ -89,6 +90,11 @@ def open_log(
     """The first log of the directory that nobody has open, that of number `prefer` before all others. One that is damaged
     is set aside, and one that another program has locked is passed over; `report` is told. Raises StoreError, DiskFullError.
     """
+    if is_remote(directory):
+        raise StoreError(
+            f"the log of notifications cannot live in {directory}, which is shared over a network or with a host: files "
+            "cannot be locked safely there. Name a directory on a local disk (notifications_path)"
+        )
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in sorted(range(MAX_LOGS), key=lambda number: number != prefer):

@@ -9,12 +9,12 @@ import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from tempfile import mkdtemp
 from typing import Any, Final
 
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError
-from ipfs_stream_nb.notifications.emission import Emission
+from ipfs_stream_nb.notifications.emission import Emission, send
 from ipfs_stream_nb.notifications.engine import Engine
 from ipfs_stream_nb.notifications.events import (
     SOURCE,
@@ -35,8 +35,6 @@ from ipfs_stream_nb.notifications.subscriber import Subscriber
 
 MAX_HISTORY: Final = 1000
 """Events that one get_history gives; more than that come by `since`."""
-MAX_HISTORY_BYTES: Final = 1 << 20
-"""Bytes of their JSON, where there is more than one."""
 PING_SECONDS: Final = 30.0
 """Seconds between two pings (guide, item 162)."""
 
@@ -296,12 +294,14 @@ class NotificationManager:
     ) -> int:
         return await self._engine.publish(Event(notification_type, data, source, owner, kind))
 
-    async def send(self, event: Event, *, keep: bool = True) -> int | None:
-        """`notify` for an event that is made already. `keep`: whether the log keeps it; one that it does not keep has no id."""
-        if keep:
-            return await self._engine.publish(event)
-        await self._engine.announce(event)
-        return None
+    async def send(self, events: Iterable[tuple[Event, bool]]) -> list[int | None]:
+        """`notify` for events that are made already, each with whether the log is to keep it; one that it does not keep has
+        no id. Raises the first error, once all were tried."""
+        done = await send(self._engine, events)
+        for result in done:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in done if not isinstance(result, BaseException)]
 
     # what there is
 
@@ -315,7 +315,7 @@ class NotificationManager:
     ) -> list[dict[str, Any]]:
         """The latest `limit` events, newest last, of one type where it is given; with `since` the first ones after it.
 
-        `limit` is cut to 0 … MAX_HISTORY, and what is given to MAX_HISTORY_BYTES. Raises BadRequestError for a limit that is no number, and for a type or a cursor
+        `limit` is cut to 0 … MAX_HISTORY, and what is given to history.MAX_BYTES. Raises BadRequestError for a limit that is no number, and for a type or a cursor
         that is none; a cursor of another epoch begins at the log's first event.
         """
         return await self._get_history(EVERYTHING, limit, notification_type, since, epoch)
@@ -332,8 +332,7 @@ class NotificationManager:
         if cursor is not None and cursor.epoch not in (None, self.epoch):
             after = 0
         limit = max(0, min(limit, MAX_HISTORY))
-        records = await self._history.latest(limit, wanted, principal, after)
-        return [record.message() for record in _cut(records, newest=after is None)]
+        return [r.message() for r in await self._history.latest(limit, wanted, principal, after)]
 
     def get_connection_info(self, connection_id: str) -> dict[str, Any]:
         """What is known of a connection. Raises NotFoundError."""
@@ -379,18 +378,6 @@ class NotificationManager:
             pack = Pack.control({"type": "ping", "timestamp": time.time()})
             for subscriber in list(self.active_connections.values()):
                 subscriber.pass_on(pack)
-
-
-def _cut(records: list[Record], *, newest: bool) -> list[Record]:
-    """As many of the newest, or of the first ones, as one answer has room for."""
-    kept: list[Record] = []
-    size = 0
-    for record in reversed(records) if newest else records:
-        size += len(record.body)
-        if kept and size > MAX_HISTORY_BYTES:
-            break
-        kept.append(record)
-    return kept[::-1] if newest else kept
 
 
 def _remove(folder: str, process: int) -> None:

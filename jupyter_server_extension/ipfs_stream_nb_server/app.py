@@ -23,8 +23,8 @@ from ipfs_stream_nb.content.retrieval.settings import (
     check_url,
 )
 from ipfs_stream_nb.errors import BadRequestError
-from ipfs_stream_nb.notifications.engine import Engine
-from ipfs_stream_nb.notifications.log import MAX_AGE, MAX_BYTES, MAX_EVENTS, SQLiteEngine
+from ipfs_stream_nb.notifications.engine import MAX_AGE, MAX_BYTES, MAX_EVENTS, Engine
+from ipfs_stream_nb.notifications.log import SQLiteEngine
 from ipfs_stream_nb.security.access import AccessPolicy
 from ipfs_stream_nb.security.tokens import DEFAULT_TTL, MAX_TTL, MIN_SECRET, TokenSigner
 from ipfs_stream_nb_server.context import NodeHolder, ServerContext

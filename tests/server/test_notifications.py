@@ -176,6 +176,14 @@ async def test_an_event_that_is_not_to_be_kept(server):
         assert (await hear(link, "history"))["count"] == 0
 
 
+async def test_the_order_of_a_batch(server):
+    """What is kept and what is not reach a subscriber in the order in which they stand in one request."""
+    events = [{"data": {"n": n}, "keep": n % 3 > 0} for n in range(60)]
+    async with subscribed(server) as link:
+        await server.json("POST", "ipfs-stream/events", json={"events": events})
+        assert [(await hear(link, "notification"))["data"]["n"] for _ in events] == list(range(60))
+
+
 async def test_types_that_nobody_sends(server):
     """Metrics and WebRTC events are this package's alone to send."""
     for kind in ("system_metrics", "webrtc_error"):

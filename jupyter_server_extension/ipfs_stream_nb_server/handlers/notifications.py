@@ -149,8 +149,10 @@ class EventsHandler(IPFSHandler):
             if not may_emit(principal, event.notification_type):
                 raise UnauthorizedError(f"you may not send events of the type {event.notification_type}")
         manager = await self.context.feed.ready()
-        ids = await asyncio.gather(*(manager.send(event, keep=keep) for event, keep in checked))
-        self.send_json({"ids": ids, "epoch": manager.epoch} if many else {"id": ids[0], "epoch": manager.epoch})
+        ids = await manager.send(checked)
+        self.send_json(
+            {"ids": ids, "epoch": manager.epoch} if many else {"id": ids[0], "epoch": manager.epoch}
+        )
 
     def _checked(self, event: object) -> tuple[Event, bool]:
         """An event, and whether it is to be kept."""

@@ -254,14 +254,17 @@ def test_callbacks_that_are_too_slow(
     monkeypatch.setattr(feed_events, "KEPT", 3)
     feed = make("custom_event")
     heard: list[int] = []
-    go = threading.Event()
+    begun, go = threading.Event(), threading.Event()
 
     def slow(one: dict[str, Any]) -> None:
+        begun.set()
         go.wait(10)
         heard.append(one["data"]["n"])
 
     feed.on("custom_event", slow)
-    for n in range(8):
+    client.emit({"n": 0})
+    assert begun.wait(10)
+    for n in range(1, 8):
         client.emit({"n": n})
     assert list(feed.events["n"]) == [5, 6, 7]
     go.set()

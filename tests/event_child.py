@@ -1,6 +1,6 @@
 """Processes that publish events until they are killed: `python event_child.py <directory>`.
 
-For every line on stdin a child is forked, which has the modules loaded already. It prints `open <epoch>`, then
+For every line on stdin a child is forked, which has the modules loaded already. It prints `open <pid> <epoch>`, then
 `<id> <publisher> <number>` for each event that is acknowledged; and `dead` is printed once it was killed.
 """
 
@@ -27,7 +27,7 @@ async def publish_forever(directory: str) -> None:
     """Many publishers at once, each waiting for one event before the next."""
     engine = SQLiteEngine(directory, max_events=MAX_EVENTS)
     await engine.open()
-    say("open", (await engine.bounds()).epoch)
+    say("open", os.getpid(), (await engine.bounds()).epoch)
 
     async def publisher(name: int) -> None:
         number = 0
@@ -49,6 +49,5 @@ if __name__ == "__main__":
         child = os.fork()
         if not child:
             asyncio.run(publish_forever(sys.argv[1]))
-        say("pid", child)
         os.waitpid(child, 0)
         say("dead")

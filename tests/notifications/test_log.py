@@ -87,7 +87,8 @@ class Nursery:
     def start(self):
         """A child's pid and its log's epoch."""
         self._process.stdin.write("go\n")
-        return int(self.line().split()[1]), self.line().split()[1]
+        _, pid, epoch = self.line().split()
+        return int(pid), epoch
 
     def until_dead(self):
         """The lines up to the end of the child that is killed."""

@@ -150,7 +150,7 @@ async def test_a_run_that_is_cut_says_so(gateway, proxy, kubo):
         ("0", 0),
         ("-3", 0),
         ("99999", MAX_RETRY_AFTER),
-        (email.utils.formatdate(time.time() + 300, usegmt=True), pytest.approx(300, abs=200)),
+        ("in 300 s", pytest.approx(300, abs=200)),
         ("soon", None),
         ("9" * 400, MAX_RETRY_AFTER),
         ("9" * 5000, MAX_RETRY_AFTER),
@@ -161,6 +161,8 @@ async def test_a_run_that_is_cut_says_so(gateway, proxy, kubo):
 )
 async def test_retry_after_is_seconds_or_a_date(gateway, proxy, block, value, seconds):
     """Both forms, within bounds; nonsense counts as nothing."""
+    if value == "in 300 s":
+        value = email.utils.formatdate(time.time() + 300, usegmt=True)
     proxy.rule = lambda _: Fault(status=429, headers={"Retry-After": value})
     with pytest.raises(BusyError) as raised:
         await gateway.get(block[0])

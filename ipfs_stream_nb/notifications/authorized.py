@@ -6,7 +6,6 @@ from typing import Any
 
 from ipfs_stream_nb.errors import UnauthorizedError
 from ipfs_stream_nb.notifications.manager import NotificationManager
-from ipfs_stream_nb.notifications.packs import Outlet
 from ipfs_stream_nb.notifications.rights import Principal, may_subscribe, principal_of
 
 User = dict[str, Any] | Principal | None
@@ -16,7 +15,7 @@ User = dict[str, Any] | Principal | None
 class AuthorizedNotificationManager(NotificationManager):
     """Sends a connection what its user may see, live and from the log, and nothing where there is no user."""
 
-    async def connect(self, websocket: Outlet, connection_id: str | None = None, *, user: User = None) -> str:
+    async def connect(self, websocket: Any, connection_id: str | None = None, *, user: User = None) -> str:
         """Register a connection of a user, who may also be named later, by `subscribe`."""
         return self._connect(websocket, connection_id, _principal(user))
 

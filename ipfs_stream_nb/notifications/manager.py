@@ -28,7 +28,8 @@ from ipfs_stream_nb.notifications.fanout import FanOut
 from ipfs_stream_nb.notifications.filters import parse_filters
 from ipfs_stream_nb.notifications.history import History
 from ipfs_stream_nb.notifications.log import SQLiteEngine
-from ipfs_stream_nb.notifications.packs import Outlet, Pack
+from ipfs_stream_nb.notifications.packs import Pack
+from ipfs_stream_nb.notifications.plain_outlet import outlet_of
 from ipfs_stream_nb.notifications.rights import EVERYTHING, Principal, split_types
 from ipfs_stream_nb.notifications.since import Cursor, parse_since
 from ipfs_stream_nb.notifications.subscriber import Subscriber
@@ -113,11 +114,20 @@ class NotificationManager:
 
     # connections
 
-    async def connect(self, websocket: Outlet, connection_id: str | None = None) -> str:
-        """Register a connection, welcome it, and give its id. It gets events once it subscribes."""
+    async def connect(self, websocket: Any, connection_id: str | None = None) -> str:
+        """Register a connection, welcome it, and give its id. It gets events once it subscribes.
+
+        `websocket` has an async `send_text` or `send_json`, as Starlette's and FastAPI's have, or is a packs.Outlet. Whoever
+        reads it calls the other methods, and `disconnect` at its end.
+        """
         return self._connect(websocket, connection_id, EVERYTHING)
 
-    def _connect(self, outlet: Outlet, connection_id: str | None, principal: Principal | None) -> str:
+    def _connect(self, websocket: Any, connection_id: str | None, principal: Principal | None) -> str:
+        outlet = outlet_of(websocket)
+        if not self._tasks:
+            raise BadRequestError(
+                "the manager is not open: `await manager.open()` first, and `close()` at the end"
+            )
         connection_id = connection_id or uuid.uuid4().hex
         if connection_id in self.active_connections:
             raise BadRequestError(f"there is a connection {connection_id!r} already")

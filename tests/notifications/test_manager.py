@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 
 import pytest
@@ -195,6 +196,59 @@ async def test_without_a_log_of_its_own():
     assert await manager.notify(CUSTOM, {}) == 1
     await manager.close()
     assert not await asyncio.to_thread(folder.exists)
+
+
+class PlainSocket:
+    """What a web framework gives, with the one way of sending that it has."""
+
+    def __init__(self, way):
+        self.sent: asyncio.Queue = asyncio.Queue()
+        self.go = asyncio.Event()
+        self.go.set()
+        self.closed = None
+        self.broken = False
+
+        async def send(message):
+            await self.go.wait()
+            if self.broken:
+                raise RuntimeError("the framework says that it is gone")
+            self.sent.put_nowait(json.loads(message) if way == "send_text" else message)
+
+        setattr(self, way, send)
+
+    async def close(self, code):
+        self.closed = code
+
+
+@pytest.mark.parametrize("way", ["send_text", "send_json"])
+async def test_a_socket_of_any_framework(manager, way):
+    """What has send_text or send_json is sent to, at its own pace, and is forgotten once sending fails."""
+    socket, other = PlainSocket(way), PlainSocket(way)
+    name = await manager.connect(socket)
+    await manager.subscribe(name, ["custom_event"])
+    await manager.connect(other)
+    assert [(await socket.sent.get())["type"] for _ in range(2)] == ["welcome", "subscription_confirmed"]
+    assert (await other.sent.get())["type"] == "welcome"
+    socket.go.clear()
+    await asyncio.gather(*(manager.notify(CUSTOM, {"n": n}) for n in range(50)))
+    await manager.notify_all(CUSTOM, {"n": 50})
+    assert (await other.sent.get())["data"] == {"n": 50}
+    socket.go.set()
+    assert [(await socket.sent.get())["data"]["n"] for _ in range(51)] == list(range(51))
+    socket.broken = True
+    while name in manager.active_connections:
+        await manager.notify(CUSTOM, {})
+    await manager.close()
+    assert (socket.closed, other.closed) == (None, 1001)
+
+
+async def test_what_is_no_socket(manager):
+    """It is refused with what would be right, and nothing is registered; so is a manager that is not open."""
+    with pytest.raises(BadRequestError, match="send_text or send_json"):
+        await manager.connect(object(), "x")
+    assert manager.active_connections == {}
+    with pytest.raises(BadRequestError, match=r"await manager.open\(\)"):
+        await NotificationManager().connect(PlainSocket("send_json"))
 
 
 def test_records():

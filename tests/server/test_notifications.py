@@ -156,7 +156,8 @@ async def test_bad_queries(server, query, status):
         (b'{"events": [], "data": {}}', "stands alone"),
         (b'{"events": [5]}', "an event is a JSON object"),
         (b'{"data": {"x": NaN}}', "finite"),
-        (b'{"data": {}, "keep": 1}', "keep is true or false"),
+        (b'{"data": {}, "keep": 1}', "keep and private are true or false"),
+        (b'{"data": {}, "private": 1}', "keep and private are true or false"),
     ],
 )
 async def test_bad_events(server, body, text):
@@ -291,11 +292,11 @@ async def test_users(server):
         assert "system_error" in bob.confirmed["unauthorized_types"]
         assert "webrtc_error" in ada.confirmed["unauthorized_types"]
         async with server.anonymous(
-            "POST", "ipfs-stream/events", json={"data": {"n": 1}}, headers={"X-User": "ada"}
+            "POST", "ipfs-stream/events", json={"data": {"n": 1}, "private": True}, headers={"X-User": "ada"}
         ) as answer:
             assert answer.status == HTTPStatus.OK, await answer.text()
         async with server.anonymous(
-            "POST", "ipfs-stream/events", json={"data": {"n": 2}}, headers={"X-User": "bob"}
+            "POST", "ipfs-stream/events", json={"data": {"n": 2}, "private": True}, headers={"X-User": "bob"}
         ) as answer:
             assert answer.status == HTTPStatus.OK
         async with server.anonymous(
@@ -312,6 +313,12 @@ async def test_users(server):
         while seen["notification_type"] != "custom_event":
             seen = await hear(ada, "notification")
         assert seen["data"] == {"n": 1}
+        async with server.anonymous(
+            "POST", "ipfs-stream/events", json={"data": {"n": 3}}, headers={"X-User": "bob"}
+        ) as answer:
+            assert answer.status == HTTPStatus.OK
+        for link in (ada, bob):  # a message is for everybody
+            assert (await hear(link, "notification"))["data"] == {"n": 3}
     with pytest.raises(InvalidStatus) as refused:
         async with dial(server, headers={"X-User": "eve"}):
             pass

@@ -40,6 +40,8 @@ CROSS_ORIGIN: Final = (
     "cross-origin request refused: send an `Authorization: token …` header, or have the operator set "
     "ServerApp.allow_origin"
 )
+ANONYMOUS: Final = "anonymous"
+"""The user of a server that does not know its users: Jupyter invents another name for each request without a cookie."""
 _INVENTING: Final = ("get_user", "_get_user", "generate_anonymous_user")
 """What an identity provider that knows its users does in a way of its own."""
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -90,8 +92,8 @@ class IPFSHandler(HTTPHandler):
 
     @property
     def user(self) -> str:
-        """The username of whoever asks."""
-        return str(self.current_user.username)
+        """The name of whoever asks: ANONYMOUS where the server knows a single person."""
+        return self.owner or ANONYMOUS
 
     @property
     def owner(self) -> str | None:
@@ -100,7 +102,7 @@ class IPFSHandler(HTTPHandler):
         provider = type(self.identity_provider)
         if all(getattr(provider, name) is getattr(IdentityProvider, name) for name in _INVENTING):
             return None
-        return self.user
+        return str(self.current_user.username)
 
     async def principal(self) -> Principal:
         """Who asks, and which notifications that user may see and send."""

@@ -25,7 +25,7 @@ from ipfs_stream_nb_server.outlets import EventStream, PackConnection
 
 MAX_EVENTS: Final = 256
 """Events in one POST."""
-FIELDS: Final = ("notification_type", "data", "source", "keep")
+FIELDS: Final = ("notification_type", "data", "source", "keep", "private")
 """Fields of one of them."""
 
 
@@ -137,7 +137,7 @@ class EventsHandler(IPFSHandler):
 
     @access(Action.EMIT)
     async def post(self) -> None:
-        """Take `{"notification_type"?, "data", "source"?, "keep"?}`, or `{"events": [...]}` of these."""
+        """Take `{"notification_type"?, "data", "source"?, "keep"?, "private"?}`, or `{"events": [...]}` of these."""
         body = self.json_body()
         many = "events" in body
         events = body["events"] if many else [body]
@@ -161,13 +161,16 @@ class EventsHandler(IPFSHandler):
         unknown = event.keys() - set(FIELDS)
         if unknown:
             raise BadRequestError(f"unknown field {min(unknown)[:80]!r}; {', '.join(FIELDS)} are known")
-        data, source, keep = event.get("data"), event.get("source"), event.get("keep", True)
+        data, source = event.get("data"), event.get("source")
+        keep, private = event.get("keep", True), event.get("private", False)
         if not isinstance(data, dict):
             raise BadRequestError("data is missing, or is no JSON object")
         if source is not None and not isinstance(source, str):
             raise BadRequestError("source is text")
-        if not isinstance(keep, bool):
-            raise BadRequestError("keep is true or false")
+        if not isinstance(keep, bool) or not isinstance(private, bool):
+            raise BadRequestError("keep and private are true or false")
         check_unicode(source or "", "source")
         kind = event_type(event.get("notification_type", NotificationType.CUSTOM_EVENT))
-        return Event(kind, data, source, self.owner), keep
+        # what tells of content is its user's alone, as all that the server tells of it; a message is for everybody
+        is_message = kind is NotificationType.CUSTOM_EVENT and not private
+        return Event(kind, data, source, None if is_message else self.owner), keep

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.clients.content import AsyncClient
     from ipfs_stream_nb.clients.notifications import NotificationClient
     from ipfs_stream_nb.clients.sync import Client
+    from ipfs_stream_nb.clients.webrtc import WebRTCClient
     from ipfs_stream_nb.content.cid import CID
     from ipfs_stream_nb.content.embedded import EmbeddedNode
     from ipfs_stream_nb.content.kubo.node import KuboNode
@@ -49,6 +50,7 @@ _HOMES = {
     "NotificationManager": "notifications.manager",
     "ResilienceContentStream": "content.resilience",
     "Uploader": "widgets.uploader",
+    "WebRTCClient": "clients.webrtc",
     "connect": "clients.connect",
     "connect_async": "clients.connect",
     "open_node": "content.nodes",
@@ -74,6 +76,7 @@ __all__ = [
     "NotificationType",
     "ResilienceContentStream",
     "Uploader",
+    "WebRTCClient",
     "connect",
     "connect_async",
     "open_node",

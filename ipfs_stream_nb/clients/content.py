@@ -34,6 +34,7 @@ from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.sources import bytes_of, check_name, open_source
 from ipfs_stream_nb.clients.transfer_stream import OpenStreams
 from ipfs_stream_nb.clients.transfers import TransferMethods
+from ipfs_stream_nb.clients.webrtc_methods import WebRTCMethods
 from ipfs_stream_nb.clients.widgets import WidgetMethods
 from ipfs_stream_nb.content.car import encode_v2_prefix
 from ipfs_stream_nb.content.cid import CID
@@ -67,7 +68,9 @@ SAFE_IN_URL: Final = "/~!$&'()*+,;=:@"
 
 
 @hinted_methods
-class AsyncClient(WidgetMethods, MediaMethods, ProcessingMethods, TransferMethods, NotificationMethods):
+class AsyncClient(
+    WidgetMethods, MediaMethods, ProcessingMethods, TransferMethods, NotificationMethods, WebRTCMethods
+):
     """Content by CID on one event loop. Made by `await connect_async()`, or `async with connect_async() as client:`.
 
     Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of

@@ -16,6 +16,7 @@ from ipfs_stream_nb.clients.results import Entries, Pins, Removed, hinted_method
 from ipfs_stream_nb.clients.server import ServerInfo
 from ipfs_stream_nb.clients.shared import Lease
 from ipfs_stream_nb.clients.transfers import BlockingTransferMethods
+from ipfs_stream_nb.clients.webrtc_methods import BlockingWebRTCMethods
 from ipfs_stream_nb.content.file import ContentFile
 from ipfs_stream_nb.content.node import Added, CarInfo, GCResult, Origins, Pin, RepoStat, Stat
 from ipfs_stream_nb.display import facts_html
@@ -61,7 +62,9 @@ async def _awaited(opened: Awaitable[T]) -> T:
 
 
 @hinted_methods
-class Client(BlockingProcessingMethods, BlockingTransferMethods, BlockingNotificationMethods):
+class Client(
+    BlockingProcessingMethods, BlockingTransferMethods, BlockingNotificationMethods, BlockingWebRTCMethods
+):
     """Content by CID, blocking. Made by `connect()`; a context manager; safe to use from several threads.
 
     Wherever content is named, a CID, its text, `<cid>/name…`, `/ipfs/…`, `ipfs://…`, a gateway's URL (of
@@ -321,12 +324,14 @@ class Client(BlockingProcessingMethods, BlockingTransferMethods, BlockingNotific
         autoplay: bool = False,
         controls: bool = True,
         width: int | str = 640,
+        transport: str = "http",
     ) -> Player:
         """A widget that plays video, audio or an image.
 
         `current_time`: seconds from which it plays; `volume`: 0 to 1; `playback_rate`: 0.0625 to 16, 1 being normal;
         `autoplay`: at once (browsers mostly ask for `muted` too); `controls`: with the browser's buttons; `width`:
-        pixels, or a CSS length such as "100%". All of them can be set on the widget later on.
+        pixels, or a CSS length such as "100%". All of these can be set on the widget later on. `transport`: "http",
+        "webrtc" (live, re-encoded where the browser needs it), or "auto": WebRTC, and HTTP where that brings no media.
 
         Raises NotFoundError, IsDirectoryError, and TraitError for a value that is out of range.
         """
@@ -343,6 +348,7 @@ class Client(BlockingProcessingMethods, BlockingTransferMethods, BlockingNotific
             autoplay=autoplay,
             controls=controls,
             width=width,
+            transport=transport,
         )
 
     def uploader(

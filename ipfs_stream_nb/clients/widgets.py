@@ -52,12 +52,14 @@ class WidgetMethods(ABC):
         autoplay: bool = False,
         controls: bool = True,
         width: int | str = 640,
+        transport: str = "http",
     ) -> Player:
         """A widget that plays video, audio or an image.
 
         `current_time`: seconds from which it plays; `volume`: 0 to 1; `playback_rate`: 0.0625 to 16, 1 being normal;
         `autoplay`: at once (browsers mostly ask for `muted` too); `controls`: with the browser's buttons; `width`:
-        pixels, or a CSS length such as "100%". All of them can be set on the widget later on.
+        pixels, or a CSS length such as "100%". All of these can be set on the widget later on. `transport`: "http",
+        "webrtc" (live, re-encoded where the browser needs it), or "auto": WebRTC, and HTTP where that brings no media.
 
         Raises NotFoundError, IsDirectoryError, and TraitError for a value that is out of range.
         """
@@ -75,6 +77,7 @@ class WidgetMethods(ABC):
             autoplay=autoplay,
             controls=controls,
             width=width,
+            transport=transport,
         )
 
     async def uploader(

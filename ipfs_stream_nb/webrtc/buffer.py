@@ -13,6 +13,8 @@ from ipfs_stream_nb.media.encoded import EncodedPacket
 VIDEO_SECONDS: Final = 1 / 30
 AUDIO_SECONDS: Final = 0.02
 """How long a frame lasts that says neither when it begins nor how long it is."""
+LONGEST: Final = 3600.0
+"""Seconds that a frame can last; a time that would make it longer is none."""
 MAX_FRAMES: Final = 4096
 """Frames at most, however short they say they are."""
 RECENT: Final = 30
@@ -113,9 +115,9 @@ class StreamBuffer:
     def _duration(self, frame: Any, begin: float | None) -> float:
         """How long a frame lasts: what it says, else the distance to the one before, else what is usual."""
         own = _length(frame)
-        if own is not None and own > 0:
+        if own is not None and 0 < own <= LONGEST:
             return own
-        if begin is not None and self._last is not None and begin > self._last:
+        if begin is not None and self._last is not None and 0 < begin - self._last <= LONGEST:
             return begin - self._last
         if self.frame_durations:
             return self.frame_durations[-1]

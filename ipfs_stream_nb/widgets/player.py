@@ -20,6 +20,7 @@ from ipfs_stream_nb.clients.results import hinted
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.display import size_text
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, IsDirectoryError
+from ipfs_stream_nb.widgets.modules import join_modules
 from ipfs_stream_nb.widgets.poster import make_poster
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ MIN_RATE: Final = 0.0625
 MAX_RATE: Final = 16.0
 """The playback rates that Chromium takes; Firefox is silent outside of 0.25 to 4."""
 STATES: Final = ("loading", "ready", "playing", "paused", "buffering", "ended", "error")
+TRANSPORTS: Final = ("http", "webrtc", "auto")
+QUALITIES: Final = ("auto", "very_low", "low", "medium", "high", "very_high")
 _KINDS: Final = ("video", "audio", "image", "other")
 _PLAYLISTS: Final = frozenset({"audio/mpegurl", "audio/x-mpegurl", "audio/x-scpls"})
 _CSS_LENGTH: Final = re.compile(r"\d{1,5}(\.\d{1,4})?(px|%|em|rem|ch|vw|vh)")
@@ -44,18 +47,20 @@ class Player(anywidget.AnyWidget):
         current_time    position in seconds; set beyond the end, it goes to the end
         paused, muted, volume (0 to 1), playback_rate (0.0625 to 16), loop, autoplay, controls
         width           pixels as an int, or a CSS length such as "100%"
+        quality         over WebRTC: auto, very_low (240p), low (360p), medium (480p), high (720p), very_high (1080p)
     Told by the browser, up to four times a second:
         duration        in seconds, None while it is not known
         state           loading, ready, playing, paused, buffering, ended or error
         error           why it does not play, in words; empty while all is well
-    And fixed: path, mime_type, size (bytes), kind (video, audio, image or other).
+        connection      how the content comes, in words, where it is to come over WebRTC
+    And fixed: path, mime_type, size (bytes), kind (video, audio, image or other), transport (http, webrtc or auto).
 
     Several views of one player share all of this: the one that was used last is the one that plays.
 
     `close()` takes it out of every view; play, pause and seek raise BadRequestError from then on.
     """
 
-    _esm = _STATIC / "player.js"
+    _esm = join_modules(_STATIC / "player.js")
     _css = _STATIC / "player.css"
 
     path = t.Unicode(read_only=True, help="<cid>[/name…]").tag(sync=True)
@@ -73,7 +78,10 @@ class Player(anywidget.AnyWidget):
     playback_rate = t.Float(1.0, min=MIN_RATE, max=MAX_RATE).tag(sync=True)
     state = t.Enum(STATES, "loading", read_only=True).tag(sync=True, echo_update=False)
     error = t.Unicode(read_only=True).tag(sync=True, echo_update=False)
+    connection = t.Unicode(read_only=True).tag(sync=True, echo_update=False)
 
+    transport = t.Enum(TRANSPORTS, "http", read_only=True).tag(sync=True)
+    quality = t.Enum(QUALITIES, "auto").tag(sync=True)
     loop = t.Bool(False).tag(sync=True)
     autoplay = t.Bool(False).tag(sync=True)
     controls = t.Bool(True).tag(sync=True)
@@ -98,9 +106,11 @@ class Player(anywidget.AnyWidget):
         autoplay: bool = False,
         controls: bool = True,
         width: int | str = 640,
+        transport: str = "http",
     ) -> None:
         """Show what `path` leads to. Raises BadCIDError, NotFoundError, IsDirectoryError, and TraitError for a
         value that is out of range. Content that is not media is shown as a note that says so."""
+        self.set_trait("transport", transport)
         cid, names = parse_path(path)
         self._client = client
         self._path = "/".join([str(cid), *names])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import fields
 from functools import partial
@@ -23,8 +22,6 @@ from ipfs_stream_nb.content.retrieval.settings import (
     check_url,
 )
 from ipfs_stream_nb.errors import BadRequestError
-from ipfs_stream_nb.notifications.engine import MAX_AGE, MAX_BYTES, MAX_EVENTS, Engine
-from ipfs_stream_nb.notifications.log import SQLiteEngine
 from ipfs_stream_nb.security.access import AccessPolicy
 from ipfs_stream_nb.security.tokens import DEFAULT_TTL, MAX_TTL, MIN_SECRET, TokenSigner
 from ipfs_stream_nb_server.context import NodeHolder, ServerContext
@@ -32,9 +29,9 @@ from ipfs_stream_nb_server.feed import Feed, FeedSettings
 from ipfs_stream_nb_server.handlers.base import allows_all
 from ipfs_stream_nb_server.limits import Limits
 from ipfs_stream_nb_server.routes import routes
+from ipfs_stream_nb_server.traits import NotificationTraits, PeerTraits
 
 _LIMITS = Limits()
-NATS_CREDENTIALS: Final = "IPFS_STREAM_NB_NATS_CREDENTIALS"
 _RETRIEVAL: Final = RetrievalSettings((), ())
 _PATIENCE: Final = (
     "connect_timeout",
@@ -49,20 +46,7 @@ _PATIENCE: Final = (
 """Fields of RetrievalSettings that are traits, called retrieval_… here."""
 
 
-def nats_login(text: str) -> dict[str, Any]:
-    """What NATS_CREDENTIALS says, as arguments of JetStreamEngine. Raises BadRequestError, without its text."""
-    kind, _, rest = text.partition(":")
-    if kind == "token" and rest:
-        return {"token": rest}
-    if kind == "user":
-        user, _, password = rest.partition(":")
-        if not user or not password:
-            raise BadRequestError(f"{NATS_CREDENTIALS} begins with user: and goes on as NAME:PASSWORD")
-        return {"user": user, "password": password}
-    return {"credentials": text} if text else {}
-
-
-class IPFSStreamExtension(ExtensionApp):
+class IPFSStreamExtension(NotificationTraits, PeerTraits, ExtensionApp):
     """IPFS content in a Jupyter server. Set in jupyter_server_config.py as `c.IPFSStreamExtension.… = …`."""
 
     name = "ipfs_stream_nb_server"
@@ -241,6 +225,19 @@ class IPFSStreamExtension(ExtensionApp):
         its upload, before its connection is closed.""",
     )
 
+    max_peers = Int(
+        _LIMITS.max_peers,
+        min=1,
+        config=True,
+        help="WebRTC peer connections at once; more are refused with `busy`.",
+    )
+    max_peers_per_user = Int(_LIMITS.max_peers_per_user, min=1, config=True, help="The same for one user.")
+    max_media_workers = Int(
+        _LIMITS.max_media_workers,
+        min=1,
+        config=True,
+        help="""Contents at once that are sent to WebRTC peers. Each has a process of its own, that all its viewers share.""",
+    )
     max_subscribers = Int(
         _LIMITS.max_subscribers,
         min=1,
@@ -257,31 +254,6 @@ class IPFSStreamExtension(ExtensionApp):
         config=True,
         help="Seconds in which such a client must take what it was sent before its connection is closed.",
     )
-    notifications_path = Unicode(
-        "",
-        config=True,
-        help="""Directory of the log of notifications, on a local disk. Default: the block store's
-        path with `-notifications` behind it. Servers that run at once have a log each in it.""",
-    )
-    notifications_max_events = Int(
-        MAX_EVENTS, min=1, config=True, help="Events that the log keeps; the oldest go first."
-    )
-    notifications_max_bytes = Int(MAX_BYTES, min=1 << 20, config=True, help="Bytes that it keeps.")
-    notifications_max_age = Float(MAX_AGE, min=1.0, config=True, help="Seconds that it keeps them.")
-    nats_url = Unicode(
-        "",
-        config=True,
-        help="""A NATS server with JetStream, such as nats://nats.example:4222: the log is a stream there, and all servers
-        with the same URL and `nats_stream` share one feed. Needs `pip install ipfs_stream_nb[jetstream]`. Default: a log of
-        this server's own. How NATS lets us in may stand in $IPFS_STREAM_NB_NATS_CREDENTIALS: the path of a credentials file,
-        or token:TOKEN, or user:NAME:PASSWORD.""",
-    )
-    nats_stream = Unicode(
-        "IPFS_STREAM_NB",
-        config=True,
-        help="The name of that stream, which is made where it is missing, and of its subjects.",
-    )
-
     answer_timeout = Float(
         _LIMITS.answer_timeout,
         min=1.0,
@@ -325,31 +297,12 @@ class IPFSStreamExtension(ExtensionApp):
             retrieval=RetrievalSettings(tuple(self.gateways), tuple(self.routers), **patience),
         )
 
-    def _engine(self, repo: Path) -> Engine:
-        limits: dict[str, Any] = {
-            "max_events": self.notifications_max_events,
-            "max_bytes": self.notifications_max_bytes,
-            "max_age": self.notifications_max_age,
-        }
-        if self.nats_url:
-            from ipfs_stream_nb.notifications.jetstream import JetStreamEngine  # noqa: PLC0415  # an extra
-
-            return JetStreamEngine(
-                self.nats_url,
-                stream=self.nats_stream,
-                subject=f"{self.nats_stream.lower()}.events",
-                live_subject=f"{self.nats_stream.lower()}.live",
-                **nats_login(os.environ.get(NATS_CREDENTIALS, "")),
-                **limits,
-            )
-        return SQLiteEngine(Path(self.notifications_path or f"{repo}-notifications"), **limits)
-
     def _feed(self, policy: AccessPolicy) -> Feed:
         assert self.serverapp is not None  # noqa: S101  # an extension is of a server
         repo = Path(self.repo_path or default_repo())
         settings = FeedSettings(
             repo,
-            self._engine(repo),
+            self.notifications_engine(repo),
             self.min_free,
             self.serverapp.event_logger,
             everybody_sees_all=allows_all(policy, self.serverapp.authorizer),
@@ -363,6 +316,7 @@ class IPFSStreamExtension(ExtensionApp):
             NodeHolder(partial(open_node, self._node_settings()), self.log),
             TokenSigner(self.token_secret, default_ttl=self.token_ttl, max_ttl=self.token_max_ttl),
             self._feed(policy),
+            self.peer_settings(),
             policy,
             GatewaySettings(public_cache=self.public_cache, stored_ranges=True),
             Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)}),

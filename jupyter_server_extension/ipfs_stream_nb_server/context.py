@@ -21,6 +21,7 @@ from ipfs_stream_nb.security.access import AccessPolicy
 from ipfs_stream_nb.security.tokens import TokenSigner
 from ipfs_stream_nb_server.feed import Feed
 from ipfs_stream_nb_server.limits import Limits, Slots
+from ipfs_stream_nb_server.peers import Peers, PeerSettings
 
 EXPIRE_SECONDS: Final = 600.0
 """Seconds between two looks at abandoned uploads."""
@@ -124,6 +125,7 @@ class ServerContext:
     nodes: NodeHolder
     signer: TokenSigner
     feed: Feed
+    peer_settings: PeerSettings = field(default_factory=PeerSettings)
     policy: AccessPolicy = field(default_factory=AccessPolicy)
     gateway: GatewaySettings = field(default_factory=lambda: GatewaySettings(stored_ranges=True))
     limits: Limits = field(default_factory=Limits)
@@ -136,6 +138,7 @@ class ServerContext:
             "subscribers", self.limits.max_subscribers, self.limits.max_subscribers_per_user
         )
         self.content_events = ContentEvents(self.emit)
+        self.peers = Peers(self.peer_settings, self.emit)
         self.nodes.on_open, self.nodes.on_failure = self._note_node, self._note_no_node
         self.feed.attach(lambda: self.nodes.node, self.active)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -160,7 +163,7 @@ class ServerContext:
         return {
             "streams": self.streams.active,
             "uploads": self.adds.active,
-            "peer_connections": 0,
+            "peer_connections": self.peers.active,
             "subscribers": self.subscribers.active,
         }
 
@@ -198,6 +201,7 @@ class ServerContext:
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, *self._tasks, return_exceptions=True)
+        await self.peers.close()
         self.content_events.close()
         await self.feed.close()
         await self.nodes.close()

@@ -10,6 +10,8 @@ from typing import Final
 
 from ipfs_stream_nb.content.uploads import UPLOAD_TTL
 from ipfs_stream_nb.errors import BusyError
+from ipfs_stream_nb.media.worker.limits import DEFAULT_WORKER_LIMITS
+from ipfs_stream_nb.webrtc.slots import MAX_PEERS, MAX_PEERS_PER_USER
 
 GIB: Final = 1 << 30
 MAX_JSON_BODY: Final = 64 << 10
@@ -64,6 +66,12 @@ class Limits:
     """The same for one user."""
     subscriber_timeout: float = 30.0
     """Seconds in which such a client must take what it was sent before its connection is closed."""
+    max_peers: int = MAX_PEERS
+    """WebRTC peer connections at once."""
+    max_peers_per_user: int = MAX_PEERS_PER_USER
+    """The same for one user."""
+    max_media_workers: int = DEFAULT_WORKER_LIMITS.workers
+    """Contents at once that are sent to peers; each has a process of its own."""
     upload_ttl: float = UPLOAD_TTL
     """Seconds after which an upload that is not whole, and that nobody came back to, is given up."""
     answer_timeout: float = 60.0

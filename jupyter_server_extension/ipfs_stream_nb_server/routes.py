@@ -27,6 +27,7 @@ from ipfs_stream_nb_server.handlers.pins import GCHandler, PinHandler, PinsHandl
 from ipfs_stream_nb_server.handlers.sockets import BidirectionalSocket, StreamSocket, UploadSocket
 from ipfs_stream_nb_server.handlers.sse import StreamEventsHandler
 from ipfs_stream_nb_server.handlers.tokens import TokensHandler
+from ipfs_stream_nb_server.handlers.webrtc import SignalingSocket, WhepHandler
 
 Route = tuple[str, type[RequestHandler], dict[str, Any]]
 
@@ -37,6 +38,8 @@ _ROUTES: Final[tuple[tuple[str, type[RequestHandler]], ...]] = (
     (r"/ws/stream/(.+)", StreamSocket),
     (r"/ws/upload", UploadSocket),
     (r"/ws/bidirectional", BidirectionalSocket),
+    (r"/ws/webrtc", SignalingSocket),
+    (r"/whep/(.+)", WhepHandler),
     (r"/ws/notifications", NotificationSocket),
     (r"/ws/metrics", MetricsSocket),
     (r"/sse/stream/(.+)", StreamEventsHandler),

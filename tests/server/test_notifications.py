@@ -8,6 +8,7 @@ import json
 import socket
 from http import HTTPStatus
 
+import aiohttp
 import pytest
 from jupyter_server.auth import IdentityProvider, User
 from websockets.asyncio.client import connect
@@ -229,6 +230,23 @@ async def test_a_capability_token(server):
         assert link.close_code == 1008
     async with server.anonymous("POST", f"ipfs-stream/events?token={token}", json={"data": {}}) as answer:
         assert answer.status == HTTPStatus.FORBIDDEN
+
+
+async def test_a_token_that_ends(server):
+    """Nothing more comes once the token has expired, by socket or as server-sent events."""
+    body = {"action": "subscribe", "ttl": 1}
+    token = (await server.json("POST", "ipfs-stream/tokens", json=body))["token"]
+    async with (
+        subscribed(server, headers={}, path=f"ws/notifications?token={token}") as link,
+        server.anonymous("GET", f"sse/notifications?token={token}") as stream,
+    ):
+        with pytest.raises(ConnectionClosed):
+            await hear(link, "notification")
+        assert (link.close_code, link.close_reason) == (1008, "the capability token has expired")
+        with contextlib.suppress(aiohttp.ClientPayloadError):
+            async with asyncio.timeout(SECONDS):
+                await stream.read()
+    await subscribers_are(server, 0)
 
 
 async def test_metrics(server):

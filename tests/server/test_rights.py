@@ -31,7 +31,7 @@ UPGRADE = {
     "Sec-WebSocket-Key": "eA==",
 }
 """A WebSocket's handshake."""
-POLICY_ASKED_LATER = ["GET ws/bidirectional: 101"]
+POLICY_ASKED_LATER = ["GET ws/bidirectional: 101", "GET ws/webrtc: 101"]
 """What opens whatever the policy says, since that is asked about each command (test_sockets.py)."""
 
 
@@ -205,6 +205,7 @@ async def test_the_access_policy_is_asked_on_every_route(server):
             ("grant", None),
             *[("subscribe", None)] * 3,  # notifications by socket and as events, and metrics
             ("emit", None),
+            *[("read", A)] * 3,  # WHEP
             *[("status", None)] * 7,  # health, and what is not there
         ],
         key=str,

@@ -9,7 +9,7 @@ from websockets.asyncio.client import connect
 
 import nats_server
 from ipfs_stream_nb.errors import BadRequestError
-from ipfs_stream_nb_server.app import nats_login
+from ipfs_stream_nb_server.traits import nats_login
 
 
 async def test_an_event_of_one_server_reaches_the_other(start_server, tmp_path):

@@ -127,15 +127,11 @@ async def test_a_stalled_client_is_closed(server, large):
     assert total < len(data)
 
 
-@pytest.mark.parametrize(
-    "server_config", [{"IPFSStreamExtension": {"max_streams": 3, "max_streams_per_user": 2}}]
-)
+@pytest.mark.parametrize("server_config", [{"IPFSStreamExtension": {"max_streams": 3}}])
 async def test_too_many_streams_are_busy(server, large):
     """Over the limit for all, a 503 that says so and when to come again; what runs goes on."""
     _, cid = large
-    stalled = [
-        await stalled_reader(server, cid) for _ in range(3)
-    ]  # each token request is a new user to Jupyter
+    stalled = [await stalled_reader(server, cid) for _ in range(3)]
     await until(lambda: server.context.streams.active == 3)
     async with server.request("GET", f"ipfs/{cid}") as answer:
         assert answer.status == 503

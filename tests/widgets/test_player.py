@@ -178,6 +178,9 @@ def test_kinds(mime_type: str, kind: str) -> None:
         ("width", "1px;position:fixed", "CSS length"),
         ("duration", 3, "read-only"),
         ("state", "playing", "read-only"),
+        ("transport", "auto", "read-only"),
+        ("connection", "fine", "read-only"),
+        ("quality", "best", "very_high"),
         ("path", "x", "read-only"),
     ],
 )
@@ -194,6 +197,8 @@ def test_bad_arguments(client: ipfs.Client, player: Player, video: str) -> None:
         client.play(video, volume=2)
     with pytest.raises(TypeError, match="did you mean 'autoplay'"):
         client.play(video, auto_play=True)
+    with pytest.raises(TraitError, match=r"transport.*'http', 'webrtc', 'auto'"):
+        client.play(video, transport="udp")
 
 
 @pytest.mark.parametrize("when", [-1, math.nan, math.inf, -math.inf, "5", "soon", None, True, [5], 1j])
@@ -293,6 +298,19 @@ def test_python_sets_what_the_browser_shows(player: Player, browser: Browser) ->
     ]
     player.paused = False
     assert [m["type"] for m in browser.messages] == ["play"]
+
+
+def test_the_way_is_chosen_at_first(client: ipfs.Client, player: Player, video: str) -> None:
+    """It plays over HTTP, or by the transport that is asked for; the browser tells how it comes, and the quality can be set."""
+    assert (player.transport, player.quality, player.connection) == ("http", "auto", "")
+    live = client.play(video, transport="webrtc")
+    browser = Browser(live)
+    assert live.transport == "webrtc"
+    browser.report(connection="Live over WebRTC", state="playing")
+    assert live.connection == "Live over WebRTC"
+    live.quality = "low"
+    assert browser.updates == [{"quality": "low"}]
+    live.close()
 
 
 def test_the_url_carries_a_token_and_no_trait_does(

@@ -2,228 +2,13 @@
 //
 // Who may say what: the view that was last used (the leader) reports time and state to the kernel; commands from
 // the kernel go to it alone. A change that a report of ours made is never taken for a wish of the kernel.
+import { sentence, sizeText } from "./page.js";
+import { LiveMedia, WORDS } from "./player-live.js";
+import { QUALITIES, RATES, SHORTCUTS, clamp, clock, face, finite, icon, limits, make, percent } from "./player-parts.js";
+import { Session } from "./player-session.js";
+import { diagnose, explain } from "./player-trouble.js";
 
-export const limits = {
-  reportEvery: 250, // ms between two reports of the time
-  patience: 3000, // ms until a wait is explained to the user
-  kernelTimeout: 30000, // ms that a question to the kernel may stay open
-  attempts: 3, // reloads in a row without anything played in between
-  idle: 2500, // ms without a pointer until the controls fade
-  narrow: 420, // px of width under which the controls that can be missed go
-};
-
-const SHORTCUTS = "Space K J L M F , . < > ArrowLeft ArrowRight ArrowUp ArrowDown Home End 0 1 2 3 4 5 6 7 8 9";
-const RATES = [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2];
-const ICONS = {
-  play: "M8 5.5v13l10.5-6.5z",
-  pause: "M7 5.5h3.6v13H7zM13.4 5.5H17v13h-3.6z",
-  replay: "M12 5.5V2L6.8 6.8 12 11.4V8a5 5 0 1 1-5 5H4.5A7.5 7.5 0 1 0 12 5.5z",
-  sound: "M4 9.5v5h3.2l4.3 4v-13l-4.3 4zM14 8.4v7.2c1.4-.7 2.2-2 2.2-3.6s-.8-2.9-2.2-3.6zM14 4.3v2.1c2.5.8 4.2 3 4.2 5.6s-1.7 4.8-4.2 5.6v2.1c3.6-.9 6.2-4 6.2-7.7S17.6 5.2 14 4.3z",
-  silent: "M4 9.5v5h3.2l4.3 4v-13l-4.3 4zM20.5 9.9 19.1 8.5 17 10.6l-2.1-2.1-1.4 1.4 2.1 2.1-2.1 2.1 1.4 1.4 2.1-2.1 2.1 2.1 1.4-1.4-2.1-2.1z",
-  pip: "M3.5 5h17v14h-17zM5.5 7v10h13V7zM11.5 11.5h5.5v4h-5.5z",
-  expand: "M4 4h6v2H6v4H4zM14 4h6v6h-2V6h-4zM4 14h2v4h4v2H4zM18 14h2v6h-6v-2h4z",
-  shrink: "M8 4h2v6H4V8h4zM14 4h2v4h4v2h-6zM4 14h6v6H8v-4H4zM14 14h6v2h-4v4h-2z",
-  note: "M9.5 5 19 3v12.2a3 3 0 1 1-2-2.8V7.3l-5.5 1.2v8.7a3 3 0 1 1-2-2.8z",
-  alert: "M12 3 1.8 20.5h20.4zM11 9.5h2v5.5h-2zM11 16.6h2v2h-2z",
-  file: "M5.5 2.5h8.2l4.8 4.8v14.2h-13zM13 4.5v3.6h3.6zM8 11.5v1.6h8v-1.6zM8 15v1.6h5.5V15z",
-};
-
-const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
-const finite = (x) => (Number.isFinite(x) ? x : 0);
-const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
-const percent = (x) => `${Math.round(x * 100)} %`;
-
-export function clock(seconds) {
-  const s = Math.max(0, Math.floor(finite(seconds)));
-  const two = (n) => String(n).padStart(2, "0");
-  const [h, m] = [Math.floor(s / 3600), Math.floor(s / 60) % 60];
-  return h ? `${h}:${two(m)}:${two(s % 60)}` : `${m}:${two(s % 60)}`;
-}
-
-export function bytes(n) {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-  let i = 0;
-  for (; n >= 1024 && i < units.length - 1; i++) n /= 1024;
-  return `${i ? n.toFixed(1) : n} ${units[i]}`;
-}
-
-function make(tag, name, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  if (name) node.className = `ipfs-player-${name}`;
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-function icon(name) {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  svg.setAttribute("viewBox", "0 0 24 24");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(space, "path");
-  path.setAttribute("fill-rule", "evenodd");
-  svg.append(path);
-  path.setAttribute("d", ICONS[name]);
-  return svg;
-}
-
-function face(button, name, label) {
-  if (button.dataset.icon !== name) {
-    button.dataset.icon = name;
-    button.replaceChildren(icon(name));
-  }
-  button.setAttribute("aria-label", label);
-  button.title = label;
-}
-
-// JupyterLab and Notebook 7 write their base URL into the page; the kernel's own idea is the fallback.
-function pageBaseUrl(fallback) {
-  try {
-    const config = document.getElementById("jupyter-config-data");
-    return JSON.parse(config.textContent).baseUrl || fallback;
-  } catch {
-    return document.body?.dataset.baseUrl || fallback;
-  }
-}
-
-// What the server says of a source that an element could not load: elements hide the status.
-async function diagnose(url) {
-  const request = { headers: { Range: "bytes=0-0" }, cache: "no-store" };
-  try {
-    const response = await fetch(url, { ...request, credentials: "same-origin" });
-    if (response.ok) {
-      await response.body?.cancel();
-      return { ok: true };
-    }
-    const body = await response.json().catch(() => ({}));
-    return { status: response.status, text: typeof body.message === "string" ? body.message : "" };
-  } catch {
-    // Another origin that allows no reading: an opaque answer still tells that somebody is there.
-    const seen = await fetch(url, { mode: "no-cors", cache: "no-store", method: "HEAD" }).catch(() => null);
-    return seen ? { opaque: true } : { unreachable: true };
-  }
-}
-
-class Session {
-  views = new Set();
-  leader = null;
-  questions = new Map();
-  reporting = false;
-  done = 0; // the last command that was carried out
-  token = null; // promise of a URL that carries a capability token
-
-  initialize(model) {
-    this.model = model;
-    const heard = [];
-    const on = (event, callback) => {
-      model.on(event, callback);
-      heard.push([event, callback]);
-    };
-    on("msg:custom", (message) => this.receive(message));
-    for (const name of ["volume", "muted", "playback_rate", "loop", "controls", "width", "poster"]) {
-      on(`change:${name}`, () => this.views.forEach((view) => view.apply(name)));
-    }
-    on("change:current_time", () => this.reporting || this.leader?.seek(model.get("current_time")));
-    on("change:paused", () => this.reporting || this.leader?.[model.get("paused") ? "pause" : "play"]());
-    return () => heard.forEach(([event, callback]) => model.off(event, callback));
-  }
-
-  render(el) {
-    const view = new View(this, el);
-    this.views.add(view);
-    this.leader ??= view;
-    view.start();
-    this.send({ event: "ready" });
-    return () => this.remove(view);
-  }
-
-  remove(view) {
-    const playing = this.leader === view && view.playing;
-    view.dispose();
-    this.views.delete(view);
-    if (this.leader !== view) return;
-    if (playing) this.report(view, { paused: true, state: "paused" });
-    this.leader = this.views.values().next().value ?? null;
-  }
-
-  lead(view) {
-    if (this.leader === view) return;
-    this.leader?.pause();
-    this.leader = view;
-    view.setState(view.state);
-  }
-
-  report(view, values) {
-    if (view !== this.leader) return;
-    this.reporting = true;
-    try {
-      Object.entries(values).forEach(([name, value]) => this.model.set(name, value));
-    } finally {
-      this.reporting = false;
-    }
-    this.model.save_changes();
-  }
-
-  // Volume, mute and rate are the model's: whichever view they are set in, all follow.
-  share(values) {
-    Object.entries(values).forEach(([name, value]) => this.model.set(name, value));
-    this.model.save_changes();
-  }
-
-  send(message) {
-    this.model.send(message);
-  }
-
-  receive(message) {
-    if ("request" in message) {
-      this.questions.get(message.request)?.(message);
-    } else if (this.leader && ["play", "pause", "seek"].includes(message.type)) {
-      // The kernel repeats what was not yet acknowledged when a view says that it is ready.
-      if (message.id > this.done) this.leader[message.type](message.time);
-      this.done = Math.max(this.done, message.id);
-      this.send({ event: "ack", id: message.id });
-    }
-  }
-
-  // Ask the kernel; it may be busy with a cell for long, hence a time limit that is long as well.
-  ask(event) {
-    const request = `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
-    return new Promise((resolve, reject) => {
-      const done = (settle, value) => {
-        clearTimeout(timer);
-        this.questions.delete(request);
-        settle(value);
-      };
-      const timer = setTimeout(() => done(reject, new Error("the kernel did not answer")), limits.kernelTimeout);
-      this.questions.set(request, (answer) =>
-        answer.error ? done(reject, new Error(answer.error)) : done(resolve, answer),
-      );
-      this.send({ event, request });
-    });
-  }
-
-  // The cookie serves the page's own server. Everything else needs a URL with a token, which only the kernel can give.
-  get base() {
-    return this.model.get("same_origin") && location.protocol.startsWith("http") && !this.cookieFailed
-      ? new URL(pageBaseUrl(this.model.get("base_url")), location.origin)
-      : null;
-  }
-
-  async url() {
-    const base = this.base;
-    if (base) return new URL(`ipfs/${this.model.get("path").split("/").map(encodeURIComponent).join("/")}`, base).href;
-    this.token ??= this.ask("url");
-    try {
-      const answer = await this.token;
-      const own = this.model.get("same_origin") && document.getElementById("jupyter-config-data");
-      // Behind a proxy or a hub the kernel knows another address of the same server than the page does.
-      return own ? new URL(pageBaseUrl("/") + answer.relative, location.origin).href : answer.url;
-    } catch (error) {
-      this.token = null;
-      throw error;
-    }
-  }
-}
+export { limits };
 
 class View {
   state = "loading";
@@ -242,7 +27,7 @@ class View {
     this.position = this.model.get("current_time");
     this.playing = this.model.get("autoplay");
     this.build(el);
-    for (const name of ["volume", "muted", "playback_rate", "loop", "controls", "width", "poster"]) this.apply(name);
+    for (const name of ["controls", "width"]) this.apply(name);
   }
 
   get duration() {
@@ -263,7 +48,8 @@ class View {
     const short = name.length > 40 ? `${name.slice(0, 16)}…${name.slice(-16)}` : name;
     this.facts = make("span", "facts");
     const title = make("span", "name", { title: path }, short);
-    this.caption = make("div", "caption", {}, title, this.facts);
+    this.link = make("span", "link", { role: "status", hidden: "" });
+    this.caption = make("div", "caption", {}, title, this.link, this.facts);
     this.stage = make("div", "stage");
     this.toast = make("div", "toast", { role: "status" });
     this.message = make("div", "message", { hidden: "" });
@@ -288,12 +74,54 @@ class View {
   }
 
   buildMedia() {
-    const media = make(this.kind, "media", { preload: "metadata", playsinline: "" });
-    this.media = media;
-    this.stage.prepend(media);
+    this.element = make(this.kind, "media", { preload: "metadata", playsinline: "" });
+    this.stage.prepend(this.element);
     this.buildControls();
-    this.listen(media, {
+    this.attach();
+    this.unmute = make("button", "unmute", { type: "button", hidden: "" }, icon("silent"), "Unmute");
+    this.stage.append(this.unmute);
+    this.listen(this.unmute, { click: () => (this.takeFocus(), this.session.share({ muted: false })) });
+    if (this.kind !== "video") return;
+    this.big = make("button", "big", { type: "button", tabindex: "-1" });
+    this.stage.append(this.big);
+    // The button goes away with the click: the focus must not, or the next key would be the notebook's.
+    this.listen(this.big, { click: () => (this.takeFocus(), this.toggle()) });
+    this.listen(this.element, { click: () => this.toggle(), dblclick: () => this.fullscreen() });
+    this.listen(this.root, { pointermove: () => this.stir(), pointerleave: () => this.stir(0) });
+  }
+
+  // Have `media` play it: the element itself, or what looks like one and brings it over WebRTC.
+  attach() {
+    const { element, session, kind } = this;
+    this.detach();
+    this.attached = new AbortController();
+    this.live = session.live;
+    this.root.classList.toggle("is-live", this.live);
+    const auto = this.model.get("transport") === "auto";
+    const media = this.live
+      ? new LiveMedia(element, {
+          kind,
+          path: this.model.get("path"),
+          patience: auto ? limits.auto : limits.live,
+          connection: () => session.connection(),
+          onState: (name) => this.tellLink(...WORDS[name]),
+        })
+      : element;
+    this.media = media;
+    if (session.fallback) this.tellLink("Over HTTP, as nothing came over WebRTC", "warn", session.fallback);
+    this.hear(media, this.attached.signal);
+    for (const name of ["volume", "muted", "playback_rate", "loop", "quality", "poster"]) this.apply(name);
+  }
+
+  detach() {
+    this.attached?.abort();
+    if (this.live) this.media?.close();
+  }
+
+  hear(media, signal) {
+    const heard = {
       loadedmetadata: () => this.present(),
+      resize: () => this.describe(),
       durationchange: () => this.paintProgress(),
       play: () => this.session.report(this, { paused: false }),
       playing: () => {
@@ -308,16 +136,12 @@ class View {
       timeupdate: () => this.tick(),
       progress: () => this.paintProgress(),
       volumechange: () => this.report({ volume: media.volume, muted: media.muted }),
+      silenced: () => (this.unmute.hidden = false),
+      qualityrefused: () => this.say("This quality can't be had"),
       ratechange: () => this.report({ playback_rate: media.playbackRate }),
-      error: () => this.failed(),
-    });
-    if (this.kind !== "video") return;
-    this.big = make("button", "big", { type: "button", tabindex: "-1" });
-    this.stage.append(this.big);
-    // The button goes away with the click: the focus must not, or the next key would be the notebook's.
-    this.listen(this.big, { click: () => (this.takeFocus(), this.toggle()) });
-    this.listen(media, { click: () => this.toggle(), dblclick: () => this.fullscreen() });
-    this.listen(this.root, { pointermove: () => this.stir(), pointerleave: () => this.stir(0) });
+      error: () => (this.live ? this.lost() : this.failed()),
+    };
+    for (const [event, handler] of Object.entries(heard)) media.addEventListener(event, handler, { signal });
   }
 
   buildControls() {
@@ -335,12 +159,14 @@ class View {
     this.muteButton = button("mute", () => this.mute());
     this.volumeBar = slider("volume", "Volume", "1");
     this.rate = make("select", "rate", { "aria-label": "Playback rate", title: "Playback rate (< and >)" });
+    const levels = Object.entries(QUALITIES).map(([value, text]) => make("option", "", { value }, text));
+    this.quality = make("select", "quality", { "aria-label": "Quality", title: "Quality" }, ...levels);
     this.expand = button("expand", () => this.fullscreen());
     const bar = make("div", "controls", { role: "group", "aria-label": "Player controls" });
     const track = make("div", "track", {}, this.seekBar, this.tip);
-    bar.append(this.playButton, track, this.time, this.muteButton, this.volumeBar, this.rate);
+    bar.append(this.playButton, track, this.time, this.muteButton, this.volumeBar, this.rate, this.quality);
     if (this.kind === "video" && document.pictureInPictureEnabled) {
-      const pip = button("pip", () => this.media.requestPictureInPicture().catch(() => {}));
+      const pip = button("pip", () => this.element.requestPictureInPicture().catch(() => {}));
       face(pip, "pip", "Picture in picture");
       bar.append(pip);
     }
@@ -349,6 +175,7 @@ class View {
     this.listen(this.seekBar, { input: () => this.scrub(Number(this.seekBar.value)) });
     this.listen(this.volumeBar, { input: () => this.setVolume(Number(this.volumeBar.value)) });
     this.listen(this.rate, { change: () => this.session.share({ playback_rate: Number(this.rate.value) }) });
+    this.listen(this.quality, { change: () => this.session.share({ quality: this.quality.value }) });
     this.listen(track, { pointermove: (e) => this.preview(e), pointerleave: () => (this.tip.hidden = true) });
     this.listen(document, { fullscreenchange: () => this.paintExpand() });
     this.paintExpand();
@@ -362,9 +189,9 @@ class View {
   describe() {
     const { media, image, model } = this;
     const width = media?.videoWidth || image?.naturalWidth;
-    const facts = [model.get("mime_type").split(";")[0], bytes(model.get("size"))];
+    const facts = [model.get("mime_type").split(";")[0], sizeText(model.get("size"))];
     if (width) facts.splice(1, 0, `${width} × ${media?.videoHeight || image.naturalHeight}`);
-    if (this.kind === "video" && media.videoWidth === 0 && media.readyState) facts.push("sound only: no decoder here for the picture");
+    if (this.kind === "video" && media?.videoWidth === 0 && media.readyState) facts.push("sound only: no decoder here for the picture");
     this.facts.textContent = facts.join("  ·  ");
   }
 
@@ -376,7 +203,11 @@ class View {
     else if (name === "controls") this.root.classList.toggle("is-bare", !value);
     else if (!media) return;
     else if (name === "poster") value && this.kind === "video" && (media.poster = value);
-    else if (name === "playback_rate") {
+    else if (name === "quality") {
+      media.quality = this.quality.value = value ?? "auto";
+    } else if (name === "playback_rate" && this.live) {
+      if (value !== 1) this.refuseRate();
+    } else if (name === "playback_rate") {
       // A load puts the rate back to the default one.
       media.defaultPlaybackRate = media.playbackRate = value;
       this.paintRate();
@@ -393,8 +224,10 @@ class View {
     if (this.kind === "other") return this.showMessage({ text: this.model.get("error") });
     this.loaded = false;
     this.url = null;
+    this.sourced = false;
     this.setState("loading");
     this.showMessage(null);
+    if (this.session.live) return this.startLive();
     this.timers.patience = setTimeout(() => {
       this.say(this.url ? "Waiting for the server…" : "Waiting for the kernel…", "loading");
     }, limits.patience);
@@ -403,10 +236,41 @@ class View {
       if (generation !== this.generation) return;
       this.url = url;
       (this.media ?? this.image).src = url;
+      this.sourced = true;
       if (this.playing) this.play();
     } catch (error) {
       if (generation === this.generation) this.refuse(this.refusal, error);
     }
+  }
+
+  // Over WebRTC there is nothing to load: it begins when it is played.
+  startLive() {
+    this.attach();
+    this.sourced = this.loaded = true;
+    this.media.currentTime = this.position;
+    this.setState("ready");
+    this.paintProgress();
+    if (this.playing) this.play();
+  }
+
+  // It is not to be had over WebRTC.
+  lost() {
+    const { session, media: { error } } = this;
+    if (error.code === "unauthorized" && session.base) {
+      session.cookieFailed = true;
+      this.start();
+    } else if (this.model.get("transport") === "auto") {
+      session.fallBack(`${sentence(error.message)}${error.code === "no_media" ? " A network that lets no UDP through does that, and so does an SSH tunnel." : ""}`);
+    } else {
+      this.fail("live", { text: error.message });
+    }
+  }
+
+  // Go on over HTTP, at the same place.
+  fallBack() {
+    this.attach();
+    this.start();
+    this.say("No media came over WebRTC: playing over HTTP");
   }
 
   present() {
@@ -415,7 +279,7 @@ class View {
     this.loaded = true;
     this.refusal = null;
     if (media) {
-      if (this.position > 0) media.currentTime = Math.min(this.position, this.duration || this.position);
+      if (this.position > 0 && !this.live) media.currentTime = Math.min(this.position, this.duration || this.position);
       if (media.videoWidth) this.stage.style.aspectRatio = `${media.videoWidth} / ${media.videoHeight}`;
       this.seekBar.max = this.duration || 1;
       this.report({ duration: this.duration || null });
@@ -456,27 +320,13 @@ class View {
     return expired || (found.ok && code === MediaError.MEDIA_ERR_NETWORK);
   }
 
-  async fail(reason, { status, text = "" } = {}) {
-    const { kind, model } = this;
+  async fail(reason, found = {}) {
+    const { kind, model, url, position } = this;
     const [path, mime] = [model.get("path"), model.get("mime_type")];
-    const reader = { video: "frames", audio: "audio" }[kind] ?? "open";
-    const rescue = `The kernel may still read it: \`client.${reader}("${path}")\`. Or convert it, for instance to ${
-      { video: "H.264 in MP4 or VP9 in WebM", audio: "MP3, AAC or Opus" }[kind] ?? "PNG or JPEG"
-    }, and add the result.`;
-    const can = this.media?.canPlayType(mime) ? "" : ` It says itself that it does not know ${mime}.`;
-    const messages = {
-      unsupported: [`This browser can't play this ${kind}`, (c) => `It has no decoder for ${c || mime}, or the file is damaged.${can} ${rescue}`],
-      decode: [`The ${kind} can't be decoded`, (c) => `Decoding ${c || mime} stopped at ${clock(this.position)}: the file is damaged there, or uses a feature that this browser lacks. ${rescue}`],
-      missing: ["Content not found", () => sentence(text) || `The server does not have ${path}.`],
-      forbidden: ["Not allowed", () => `The server does not let this browser read ${path}. ${sentence(text) || "Reload the page to log in again."}`],
-      unreachable: ["The server can't be reached", () => `No answer from ${this.url && new URL(this.url).origin}. Is it still running, and reachable from this browser?`],
-      server: ["The server could not deliver", () => sentence(text) || `It answered with status ${status}.`],
-      kernel: ["The kernel gave no address for this content", () => `${sentence(text)} Run the cell again, or restart the kernel.`],
-    };
-    const [title, explain] = messages[reason];
+    const [title, text] = explain(reason, { ...found, kind, path, mime, url, position, canPlay: this.element?.canPlayType(mime) });
     const show = (codecs) => {
-      this.showMessage({ title, text: explain(codecs).trim(), retry: true });
-      this.report({ error: `${title}. ${explain(codecs).trim()}`, paused: true });
+      this.showMessage({ title, text: text(codecs).trim(), retry: true });
+      this.report({ error: `${title}. ${text(codecs).trim()}`, paused: true });
     };
     show("");
     this.setState("error");
@@ -524,7 +374,7 @@ class View {
     if (!media) return;
     this.playing = true;
     this.session.lead(this);
-    if (!media.getAttribute("src") || this.state === "error") return;
+    if (!this.sourced || this.state === "error") return;
     media.play().catch((error) => {
       if (error.name !== "NotAllowedError") return;
       this.playing = false;
@@ -603,7 +453,13 @@ class View {
     this.say(`Volume ${percent(this.media.volume)}`);
   }
 
+  refuseRate() {
+    this.say("Over WebRTC it plays at 1×");
+    this.session.share({ playback_rate: 1 });
+  }
+
   changeRate(direction) {
+    if (this.live) return this.refuseRate();
     const now = this.media.playbackRate;
     const next = RATES[direction > 0 ? "find" : "findLast"]((rate) => (rate - now) * direction > 0);
     this.session.share({ playback_rate: next ?? now });
@@ -660,6 +516,7 @@ class View {
     if (state !== "loading") clearTimeout(this.timers.patience);
     if (this.toast.dataset.during && this.toast.dataset.during !== state) this.say("");
     if (!this.media) return;
+    if (state === "error") this.unmute.hidden = true;
     const [name, label] = state === "ended" ? ["replay", "Play again (k)"] : this.media.paused ? ["play", "Play (k)"] : ["pause", "Pause (k)"];
     face(this.playButton, name, label);
     if (this.big) face(this.big, name === "pause" ? "play" : name, label);
@@ -669,6 +526,7 @@ class View {
   report(values) {
     this.session.report(this, values);
     if ("volume" in values) this.paintVolume();
+    if (values.muted === false) this.unmute.hidden = true;
     if ("playback_rate" in values) this.paintRate();
   }
 
@@ -680,6 +538,15 @@ class View {
     if (!now && time - this.lastReport < limits.reportEvery) return;
     this.lastReport = time;
     this.report({ current_time: Math.min(this.position, this.duration || this.position) });
+  }
+
+  // How the content comes, where that is worth a word.
+  tellLink(text, tone, why = "") {
+    this.link.hidden = !text;
+    this.link.textContent = text;
+    this.link.dataset.tone = tone;
+    this.link.title = why;
+    this.report({ connection: why ? `${text}. ${why}` : text });
   }
 
   // A word over the stage, for a moment or for as long as the state stays what it is.
@@ -704,11 +571,11 @@ class View {
     for (let i = 0; i < media.buffered.length; i++) {
       if (media.buffered.start(i) <= position + 0.1) buffered = Math.max(buffered, media.buffered.end(i));
     }
-    this.seekBar.value = this.scrubTo ?? position;
+    this.seekBar.value = duration ? (this.scrubTo ?? position) : 0;
     this.seekBar.style.setProperty("--played", part(position));
     this.seekBar.style.setProperty("--buffered", part(Math.max(buffered, position)));
-    this.seekBar.setAttribute("aria-valuetext", `${clock(position)} of ${clock(duration)}`);
-    this.time.textContent = `${clock(position)} / ${clock(duration)}`;
+    this.seekBar.setAttribute("aria-valuetext", `${clock(position)}${duration ? ` of ${clock(duration)}` : ""}`);
+    this.time.textContent = duration ? `${clock(position)} / ${clock(duration)}` : clock(position);
   }
 
   paintVolume() {
@@ -748,15 +615,16 @@ class View {
     this.listening.abort();
     this.resizing.disconnect();
     Object.values(this.timers).forEach(clearTimeout);
-    this.media?.pause();
-    for (const element of [this.media, this.image]) element?.removeAttribute("src");
-    this.media?.load();
+    this.detach();
+    this.element?.pause();
+    for (const element of [this.element, this.image]) element?.removeAttribute("src");
+    this.element?.load();
     this.root.remove();
   }
 }
 
 export default () => {
-  const session = new Session();
+  const session = new Session(View);
   return {
     initialize: ({ model }) => session.initialize(model),
     render: ({ el }) => session.render(el),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from inspect import isawaitable
@@ -103,6 +104,11 @@ class IPFSHandler(HTTPHandler):
         if all(getattr(provider, name) is getattr(IdentityProvider, name) for name in _INVENTING):
             return None
         return str(self.current_user.username)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """For how long whoever asks may go on listening: until the token ends; None: for ever."""
+        return None if self.capability is None else max(0.0, self.capability.expires - time.time())
 
     async def principal(self) -> Principal:
         """Who asks, and which notifications that user may see and send."""

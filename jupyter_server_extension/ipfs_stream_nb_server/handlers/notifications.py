@@ -13,7 +13,7 @@ from ipfs_stream_nb.notifications.filters import parse_filters
 from ipfs_stream_nb.notifications.rights import may_emit, may_subscribe, split_types
 from ipfs_stream_nb.notifications.since import parse_since
 from ipfs_stream_nb.security.access import Action
-from ipfs_stream_nb.transports.connection import ConnectionClosedError, check_unicode
+from ipfs_stream_nb.transports.connection import POLICY, ConnectionClosedError, check_unicode
 from ipfs_stream_nb.transports.metrics import monitor_system_metrics
 from ipfs_stream_nb.transports.notifications import NotificationConversation
 from ipfs_stream_nb.transports.stream import KEEP_ALIVE_SECONDS, RETRY_MS
@@ -23,6 +23,7 @@ from ipfs_stream_nb_server.handlers.sse import EVENT_STREAM
 from ipfs_stream_nb_server.limits import PING_SECONDS, Slots
 from ipfs_stream_nb_server.outlets import EventStream, PackConnection
 
+EXPIRED: Final = "the capability token has expired"
 MAX_EVENTS: Final = 256
 """Events in one POST."""
 FIELDS: Final = ("notification_type", "data", "source", "keep", "private")
@@ -58,7 +59,14 @@ class NotificationSocket(SubscriberSocket):
         """Take commands and send events."""
         assert isinstance(connection, PackConnection)  # noqa: S101  # made above
         manager = await self.context.feed.ready()
-        await NotificationConversation(connection, manager, await self.principal()).run()
+        conversation = NotificationConversation(connection, manager, await self.principal())
+        try:
+            async with asyncio.timeout(self.seconds_left) as limit:
+                await conversation.run()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            await connection.close(POLICY, EXPIRED)
 
 
 class MetricsSocket(SubscriberSocket):
@@ -107,12 +115,13 @@ class NotificationEventsHandler(IPFSHandler):
         self.abort()
 
     async def _serve(self, stream: EventStream) -> None:
-        with suppress(ConnectionClosedError):
-            while not stream.ended.is_set():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                        await stream.ended.wait()
-                stream.keep_alive()
+        with suppress(ConnectionClosedError, TimeoutError):
+            async with asyncio.timeout(self.seconds_left):
+                while not stream.ended.is_set():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                            await stream.ended.wait()
+                    stream.keep_alive()
 
     def _filters(self) -> dict[str, Any] | None:
         text = self.get_query_argument("filters", "")

@@ -1,0 +1,292 @@
+"""Any video to what every WebRTC peer decodes: constrained baseline H.264 without B-frames, or VP8; 8-bit 4:2:0, upright, even
+sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Final, cast
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import Colorspace, VideoReformatter
+
+from ipfs_stream_nb.errors import CorruptContentError
+from ipfs_stream_nb.media.decode import VideoDecoder
+from ipfs_stream_nb.media.encoded import EncodedPacket
+from ipfs_stream_nb.media.picture import Orientation, orientation_of, pixel_aspect
+from ipfs_stream_nb.media.source import MediaSource
+from ipfs_stream_nb.media.worker.order import CLOCK, Alive, Order, ticks_of
+
+KEYFRAME_SECONDS: Final = 2
+"""A key frame stands at each multiple of this on the timeline, so that what was begun at different places joins there."""
+MAX_FRAME_RATE: Final = 60
+"""Frames a second at most; others are left out."""
+BITS_PER_PIXEL: Final = 0.09
+"""Of each frame, where no bit rate is asked for,"""
+MIN_BITRATE: Final = 150_000
+"""but not less than so many bit/s"""
+MAX_BITRATE: Final = 8_000_000
+"""nor more."""
+QUALITY: Final = 23
+"""x264's crf, while that takes less than the bit rate."""
+MAX_DAMAGED: Final = 2000
+"""Packets in a row that cannot be decoded, after which the content counts as damaged."""
+MAX_PREROLL: Final = 5000
+"""Frames between a key frame and the position that is asked for."""
+
+_UNSPECIFIED, _BT709, _BT601, _BT2020 = 2, 1, 6, (9, 10)  # matrix coefficients in ITU-T H.273
+_PQ = 16  # of transfer characteristics there
+_HD_LINES = 720
+_LIMITED, _FULL = 1, 2
+
+
+class Pictures(VideoDecoder):
+    """The frames of a video; goes on behind what cannot be decoded."""
+
+    def __init__(self, source: MediaSource, threads: int, alive: Alive) -> None:
+        self.damaged = 0
+        """Packets that could not be decoded, and frames that came out damaged."""
+        self.packets: list[tuple[int | None, int | None]] = []
+        """(pts, dts) of the first packets."""
+        self._threads, self._alive, self._failed = threads, alive, 0
+        super().__init__(source)
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        context = self.stream.codec_context
+        if not context.is_open:
+            context.thread_count = self._threads
+
+    def _decode_packet(self, packet: Packet[Any]) -> list[VideoFrame]:
+        if len(self.packets) < FIRST_PACKETS and packet.size:
+            self.packets.append((packet.pts, packet.dts))
+        self._alive()
+        try:
+            frames = super()._decode_packet(packet)
+        except CorruptContentError:
+            self.damaged += 1
+            self._failed += 1
+            if self._failed > MAX_DAMAGED:
+                raise
+            return []
+        if frames:
+            self._failed = 0
+            self.damaged += sum(frame.is_corrupt for frame in frames)
+        return frames
+
+
+FIRST_PACKETS: Final = 6
+"""Packets by whose order it is told whether there are B-frames."""
+
+
+class Canvas:
+    """What decoded frames are brought to: one size, upright, square pixels, even sides, never larger than they were."""
+
+    def __init__(self, first: VideoFrame, source: MediaSource, height: int | None = None) -> None:
+        self._exif = source.exif_orientation
+        self._orientation = orientation_of(first, self._exif)
+        aspect = pixel_aspect(source.video)
+        wide, high = Fraction(first.width), Fraction(first.height)
+        wide, high = (wide, high / aspect) if aspect >= 1 else (wide * aspect, high)
+        if self._orientation.transpose:
+            wide, high = high, wide
+        if height is not None and height < high:
+            wide, high = wide * height / high, Fraction(height)
+        self.width, self.height = (max(2, int(side) // 2 * 2) for side in (wide, high))
+        self.same = (self.width, self.height) == (
+            first.width,
+            first.height,
+        ) and self._orientation == Orientation()
+        """Whether frames have the shape already."""
+        self.matrix = _BT709 if _matrix(first) in (_BT709, *_BT2020) or first.format.is_rgb else _BT601
+        """Of the result, in the numbers of ITU-T H.273."""
+        self._reformatter = VideoReformatter()
+
+    def draw(self, frame: VideoFrame) -> VideoFrame:
+        """The frame as 8-bit 4:2:0 of limited range."""
+        orientation = orientation_of(frame, self._exif)
+        width, height = (self.height, self.width) if orientation.transpose else (self.width, self.height)
+        drawn = self._reformatter.reformat(
+            frame,
+            width=width,
+            height=height,
+            format="yuv420p",
+            src_colorspace=_COLORSPACES.get(_matrix(frame), Colorspace.ITU601),
+            dst_colorspace=_COLORSPACES[self.matrix],
+            src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
+            dst_color_range=_LIMITED,
+        )
+        bright = getattr(frame, "color_trc", None) == _PQ
+        if bright or orientation != Orientation():
+            drawn = _redraw(drawn, orientation, bright=bright)
+        elif drawn is frame:  # its type and time are ours to set, and the decoder's to read
+            drawn = VideoFrame.from_ndarray(frame.to_ndarray(), format="yuv420p")
+        return drawn
+
+
+def _matrix(frame: VideoFrame) -> int:
+    """The frame's matrix coefficients; BT.709 for high-definition video that does not say, as browsers take it."""
+    said = int(frame.colorspace)
+    return _BT709 if said == _UNSPECIFIED and min(frame.width, frame.height) >= _HD_LINES else said
+
+
+_COLORSPACES = {
+    _BT709: Colorspace.ITU709, _BT601: Colorspace.ITU601, 4: Colorspace.FCC, 7: Colorspace.SMPTE240M, 9: 9, 10: 9,
+}  # fmt: skip
+
+
+def _redraw(frame: VideoFrame, orientation: Orientation, *, bright: bool) -> VideoFrame:
+    """Turn the planes, and bring the brightness of PQ down to that of a usual screen."""
+    packed = cast("npt.NDArray[np.uint8]", frame.to_ndarray())
+    size = frame.width * frame.height
+    flat = packed.reshape(-1)
+    luma = flat[:size].reshape(frame.height, frame.width)
+    chroma = flat[size:].reshape(2, frame.height // 2, frame.width // 2)
+    planes = [_SDR_OF_PQ[luma] if bright else luma, *chroma]
+    turned = [orientation.apply(plane[..., None])[..., 0] for plane in planes]
+    height, width = turned[0].shape
+    joined = np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in turned])
+    return VideoFrame.from_ndarray(joined.reshape(height * 3 // 2, width), format="yuv420p")
+
+
+def _sdr_of_pq() -> npt.NDArray[np.uint8]:
+    """Luma of PQ (SMPTE ST 2084) to that of a screen of 100 cd/m² with gamma 2.4; above 203 cd/m² it bends (BT.2408)."""
+    signal = np.clip((np.arange(256) - 16) / 219, 0, 1)
+    power = signal ** (1 / 78.84375)
+    light = 10_000 * (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (
+        1 / 0.1593017578125
+    )
+    relative = light / 203
+    bent = (
+        relative * (1 + relative / 25) / (1 + relative)
+    )  # Reinhard: 203 cd/m² to the middle, 1000 near white
+    return np.round(16 + 219 * np.clip(bent, 0, 1) ** (1 / 2.4)).astype(np.uint8)
+
+
+_SDR_OF_PQ = _sdr_of_pq()
+
+
+def transcode(decoder: Pictures, order: Order, codec: str, threads: int) -> Iterator[EncodedPacket]:
+    """Packets of "h264" or "vp8", of the frame that is on screen at the position, or the first one after it, and of those that follow."""
+    encoder: _Encoder | None = None
+    for ticks, length, frame in _wanted(decoder, order):
+        if encoder is None:
+            canvas = Canvas(frame, decoder.source, order.height)
+            encoder = _Encoder(decoder, canvas, codec, order.bitrate, threads)
+        packets = encoder.encode(ticks, length, frame)
+        del frame
+        yield from packets
+    if encoder is not None:
+        yield from encoder.finish()
+
+
+def _wanted(decoder: Pictures, order: Order) -> Iterator[tuple[int, int, VideoFrame]]:
+    """Frames with their times and lengths on our clock, each later than the one before, no more than MAX_FRAME_RATE."""
+    scale, rate = decoder.time_base, decoder.stream.average_rate
+    usual = ticks_of(1 / Fraction(rate)) if rate else CLOCK // 30
+    target = decoder.first + int(Fraction(order.ticks, CLOCK) / scale)
+    begun, last, preroll = False, -1, 0
+    held: tuple[int, int, VideoFrame] | None = None
+    for pts, frame in decoder.frames(target if order.ticks > 0 else None):
+        ticks = ticks_of((pts - decoder.first) * scale)
+        if ticks < 0:
+            continue
+        one = ticks, ticks_of(getattr(frame, "duration", 0) * scale) or usual, frame
+        if not begun:
+            if ticks <= order.ticks:
+                held = None if order.after else one
+                preroll += 1
+                if preroll > MAX_PREROLL:
+                    raise CorruptContentError("The content has too few key frames to begin in its middle.")
+                decoder.source.reader.progress()
+                continue
+            begun = True
+            if held is not None:
+                last = held[0]
+                yield held
+                held = None
+        if _slot(ticks) > _slot(last):
+            last = ticks
+            yield one
+    if held is not None:
+        yield held
+
+
+def _slot(ticks: int) -> int:
+    """Frames of one slot are too near each other."""
+    return (ticks * MAX_FRAME_RATE + CLOCK // 2) // CLOCK
+
+
+class _Encoder:
+    def __init__(
+        self, decoder: Pictures, canvas: Canvas, codec: str, bitrate: int | None, threads: int
+    ) -> None:
+        self._canvas, self._source = canvas, decoder.source
+        rate = Fraction(decoder.stream.average_rate or 30)
+        rate = min(max(rate, Fraction(1)), Fraction(MAX_FRAME_RATE)).limit_denominator(1001)
+        bitrate = bitrate or bitrate_of(canvas.width, canvas.height, float(rate))
+        context = cast("VideoCodecContext", av.CodecContext.create(_ENCODERS[codec], "w"))
+        context.width, context.height, context.pix_fmt = canvas.width, canvas.height, "yuv420p"
+        context.time_base, context.framerate = Fraction(1, CLOCK), rate
+        context.gop_size = KEYFRAME_SECONDS * MAX_FRAME_RATE * 10  # key frames are asked for
+        context.thread_count = threads
+        context.color_range = _LIMITED
+        context.colorspace = context.color_primaries = context.color_trc = canvas.matrix
+        if codec == "vp8":
+            context.bit_rate = bitrate
+            context.options = {
+                "deadline": "realtime",
+                "cpu-used": "8",
+                "lag-in-frames": "0",
+                "auto-alt-ref": "0",
+            }
+        else:
+            context.max_b_frames = 0
+            context.options = {
+                "preset": "superfast",
+                "tune": "zerolatency",
+                "profile": "baseline",
+                "forced-idr": "1",
+                "crf": str(QUALITY),
+                "maxrate": str(bitrate),
+                "bufsize": str(bitrate),
+                "x264-params": "scenecut=0:repeat-headers=1",
+            }
+        self._context = context
+        self._last = -1
+        self._lengths: dict[int, int] = {}
+
+    def encode(self, ticks: int, length: int, frame: VideoFrame) -> list[EncodedPacket]:
+        picture = self._canvas.draw(frame)
+        grid = KEYFRAME_SECONDS * CLOCK
+        key = self._last < 0 or ticks // grid > self._last // grid
+        self._last = ticks
+        picture.pict_type = PictureType.I if key else PictureType.NONE
+        picture.pts, picture.time_base = ticks, Fraction(1, CLOCK)
+        self._lengths[ticks] = length
+        return self._packets(self._context.encode(picture))
+
+    def finish(self) -> list[EncodedPacket]:
+        return self._packets(self._context.encode(None))
+
+    def _packets(self, encoded: list[Packet[Any]]) -> list[EncodedPacket]:
+        self._source.reader.progress()
+        packets = []
+        for packet in encoded:
+            ticks = packet.pts or 0
+            length = self._lengths.pop(ticks, 0)
+            packets.append(EncodedPacket(bytes(packet), ticks / CLOCK, length / CLOCK, packet.is_keyframe))
+        return packets
+
+
+_ENCODERS = {"h264": "libx264", "vp8": "libvpx"}
+
+
+def bitrate_of(width: int, height: int, rate: float) -> int:
+    """bit/s that suit a size."""
+    return max(MIN_BITRATE, min(MAX_BITRATE, round(BITS_PER_PIXEL * width * height * rate)))

@@ -1,0 +1,381 @@
+"""One viewer's peer connection, from its offer to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiortc import (
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCIceCandidate,
+    RTCIceTransportPolicy,
+    RTCPeerConnection,
+    RTCRtpTransceiver,
+    RTCSessionDescription,
+)
+from aiortc.sdp import SessionDescription
+
+from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.content.uploads import to_the_end
+from ipfs_stream_nb.errors import (
+    BadRequestError,
+    BusyError,
+    IPFSStreamError,
+    RetrievalTimeoutError,
+    TooLargeError,
+    UnreachableError,
+)
+from ipfs_stream_nb.transports.connection import error_message
+from ipfs_stream_nb.webrtc.ice import GATHER_SECONDS, RELAY_SECONDS, IceServers, ice_servers_of, is_allowed
+from ipfs_stream_nb.webrtc.peer_events import PeerEvents
+from ipfs_stream_nb.webrtc.peer_media import BOTH, PeerMedia, SentTrack, Wanted
+from ipfs_stream_nb.webrtc.reporting import LABEL, Reporter
+from ipfs_stream_nb.webrtc.sdp import check_codec, codec_preferences, has_kind, read_description
+from ipfs_stream_nb.webrtc.slots import PeerLimits
+from ipfs_stream_nb.webrtc.sources import Opener
+
+MAX_EARLY: Final = 64
+"""Candidates that are kept until the answer is there."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSetup:
+    """What all peers of a manager have in common."""
+
+    node: Node
+    sources: Opener
+    ice_servers: IceServers
+    bundle_policy: RTCBundlePolicy
+    limits: PeerLimits
+
+
+class Peer:
+    """A peer connection that sends content. `closed` is called once it is gone, `unreachable` when no way to a viewer who
+    has answered was found; both are quick."""
+
+    def __init__(
+        self,
+        setup: PeerSetup,
+        wanted: Wanted,
+        events: PeerEvents,
+        policy: RTCIceTransportPolicy,
+        *,
+        closed: Callable[[Peer], None],
+        unreachable: Callable[[Peer], None],
+    ) -> None:
+        self.id = events.pc_id
+        self.wanted = wanted
+        self.events = events
+        self.policy = policy
+        self.created_at = time.time()
+        self.candidates_added = 0
+        self.established = False
+        self.media = PeerMedia(
+            setup.node, setup.sources, events,
+            on_change=self._playback_changed, on_all_over=lambda: self._close_soon("failed"),
+        )  # fmt: skip
+        self.pc = RTCPeerConnection(
+            RTCConfiguration(ice_servers_of(setup.ice_servers), policy, setup.bundle_policy)
+        )
+        self.pc.on("connectionstatechange", self._state_changed)
+        self._setup = setup
+        self._closed = closed
+        self._unreachable = unreachable
+        self._negotiating = asyncio.Lock()
+        self._early: list[RTCIceCandidate | None] = []
+        """Candidates that came before the answer."""
+        self._reporter: Reporter | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # -- descriptions
+
+    async def offer(self) -> RTCSessionDescription:
+        """Open the content and offer its tracks. Raises what opening raises; then the peer must be closed."""
+        async with self._negotiating:
+            for sent in await self.media.open(self.wanted):
+                self._send(sent)
+            self._open_channel()
+            description = await self._describe()
+            self._expect_media()
+            return description
+
+    async def accept(self, sdp: object) -> RTCSessionDescription:
+        """Open the content and answer an offer with those of its tracks that it has room for. Raises UnsupportedMediaError for
+        a codec that the offer lacks."""
+        async with self._negotiating:
+            description, parsed = self._read(sdp, "offer")
+            kinds = tuple(
+                kind for kind in BOTH if has_kind(parsed, kind) and (kind == "video" or self.wanted.audio)
+            )
+            if not kinds:
+                raise BadRequestError("the offer has no section that receives video or audio")
+            tracks = {sent.facts.kind: sent for sent in await self.media.open(self.wanted, kinds)}
+            self.events.kind = next(iter(tracks))
+            for media in parsed.media:  # in the offer's order: the first section's transport serves all
+                sent = tracks.pop(media.kind, None)  # type: ignore[call-overload]
+                if sent is not None:
+                    check_codec(media, sent.codec)
+                    self._send(sent)
+            if any(media.kind == "application" for media in parsed.media):
+                self._open_channel()
+            await self._apply(description)
+            answer = await self._describe()
+            self._expect_media()
+            return answer
+
+    async def answer(self, sdp: object) -> None:
+        """Take the answer to the latest offer. Raises BadRequestError, and UnsupportedMediaError where it takes none of our
+        codecs."""
+        async with self._negotiating:
+            description, parsed = self._read(sdp, "answer")
+            if self.pc.signalingState != "have-local-offer":
+                raise BadRequestError("no offer waits for an answer")
+            self._check_codecs(parsed)
+            await self._apply(description)
+        early, self._early = self._early, []
+        for candidate in early:
+            self._add(candidate)
+
+    async def add_track(self, wanted: Wanted) -> tuple[RTCSessionDescription, SentTrack]:
+        """Offer one more track. Raises what opening raises, BusyError while an offer waits for its answer."""
+        async with self._negotiating:
+            self._check_stable()
+            if len(self.pc.getTransceivers()) >= self._setup.limits.max_tracks:
+                raise TooLargeError(
+                    f"a peer connection has at most {self._setup.limits.max_tracks} tracks in its life; make another one"
+                )
+            sent = await self.media.add(wanted)
+            self._send(sent)
+            return await self._describe(), sent
+
+    async def remove_track(self, track_id: object) -> RTCSessionDescription:
+        """Offer to go on without a track. Raises NotFoundError, BusyError while an offer waits for its answer."""
+        async with self._negotiating:
+            self._check_stable()
+            sent = await self.media.remove(track_id)
+            if sent.transceiver is not None:
+                sent.transceiver.sender.replaceTrack(None)
+                sent.transceiver.direction = "inactive"
+            return await self._describe()
+
+    def _send(self, sent: SentTrack) -> None:
+        transceiver: RTCRtpTransceiver = self.pc.addTransceiver(sent.track, "sendonly")
+        transceiver.setCodecPreferences(codec_preferences(sent.codec))
+        dtls = transceiver.receiver.transport
+        ice = dtls.transport._connection  # noqa: SLF001  # aiortc hides it
+        # a dead STUN server would hold up an offer for 5 s
+        seconds = RELAY_SECONDS if self.policy is RTCIceTransportPolicy.RELAY else GATHER_SECONDS
+        ice.get_component_candidates = functools.partial(  # type: ignore[method-assign]
+            type(ice).get_component_candidates,
+            ice,
+            timeout=seconds,  # type: ignore[arg-type]  # asyncio.wait takes fractions
+        )
+        # aiortc ends alike when the viewer says goodbye and when nothing more is heard of him
+        dtls.on("statechange", lambda: self._transport_changed(dtls.state, lost=ice._closing))  # noqa: SLF001
+        self.media.attach(sent, transceiver)
+
+    def _read(self, sdp: object, kind: str) -> tuple[RTCSessionDescription, SessionDescription]:
+        limits = self._setup.limits
+        return read_description(
+            sdp, kind, allow_loopback=limits.allow_loopback, max_candidates=limits.max_candidates
+        )
+
+    def _check_codecs(self, parsed: SessionDescription) -> None:
+        sections = {media.rtp.muxId: media for media in parsed.media}
+        for sent in self.media.tracks.values():
+            mid = sent.transceiver.mid if sent.transceiver else None
+            if mid is not None and mid in sections:
+                check_codec(sections[mid], sent.codec)
+
+    async def _apply(self, description: RTCSessionDescription) -> None:
+        try:
+            await self.pc.setRemoteDescription(description)
+        except Exception as error:  # noqa: BLE001  # whatever a description makes aiortc raise
+            self._check_open()
+            _log.debug("a description was refused", exc_info=error)
+            raise BadRequestError(f"the {description.type} does not fit: {str(error)[:200]}") from None
+
+    async def _describe(self) -> RTCSessionDescription:
+        try:
+            await self.pc.setLocalDescription()
+        except Exception:
+            self._check_open()
+            raise
+        self._check_open()
+        return self.pc.localDescription
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise BadRequestError("the peer connection is closed") from None
+
+    def _check_stable(self) -> None:
+        if self.pc.signalingState != "stable":
+            raise BusyError("an offer of this peer connection waits for its answer")
+
+    # -- candidates
+
+    def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
+        """Take a candidate; None: there are no more. Those on forbidden addresses are passed over. Raises TooLargeError,
+        BadRequestError for a section that there is not."""
+        if candidate is not None:
+            if not is_allowed(candidate, allow_loopback=self._setup.limits.allow_loopback):
+                _log.debug("peer %s named the candidate %s, which is not allowed", self.id, candidate.ip)
+                return
+            if self.candidates_added >= self._setup.limits.max_candidates:
+                raise TooLargeError(f"a peer has at most {self._setup.limits.max_candidates} candidates")
+            self._place(candidate)
+            self.candidates_added += 1
+        if self.pc.remoteDescription is None:
+            if len(self._early) < MAX_EARLY:
+                self._early.append(candidate)
+        else:
+            self._add(candidate)
+
+    def _place(self, candidate: RTCIceCandidate) -> None:
+        mids = [one.mid for one in self.pc.getTransceivers()]
+        if self.pc.sctp is not None:
+            mids.append(self.pc.sctp.mid)
+        if (candidate.sdpMid is not None and candidate.sdpMid not in mids) or not (
+            0 <= (candidate.sdpMLineIndex or 0) < len(mids)
+        ):
+            raise BadRequestError("the candidate names a media section that the offer does not have")
+        if self._setup.bundle_policy is RTCBundlePolicy.MAX_BUNDLE or candidate.sdpMid is None:
+            candidate.sdpMid, candidate.sdpMLineIndex = mids[0], 0  # one transport serves all
+
+    def _add(self, candidate: RTCIceCandidate | None) -> None:
+        self._spawn(self._add_quietly(candidate))  # a name of mDNS takes up to a second
+
+    async def _add_quietly(self, candidate: RTCIceCandidate | None) -> None:
+        try:
+            await self.pc.addIceCandidate(candidate)
+        except Exception:  # noqa: BLE001  # one candidate of many, from anybody
+            _log.debug("peer %s: a candidate was refused", self.id, exc_info=True)
+
+    # -- life
+
+    def playback(self) -> dict[str, Any]:
+        """The `playback` message. Raises NotFoundError where nothing is played any more."""
+        return {"type": "playback", "pc_id": self.id} | self.media.main.playback.to_json()
+
+    async def stats(self) -> dict[str, Any]:
+        """connection_stats of this peer."""
+        wanted = self.wanted
+        return {
+            "created_at": self.created_at,
+            "state": "closed" if self._closing else self.pc.connectionState,
+            "cid": wanted.cid,
+            "kind": wanted.kind,
+            "frame_rate": wanted.frame_rate,
+            "quality": self.events.quality,
+            "ice_candidates_added": self.candidates_added,
+            **await self.media.stats(),
+        }
+
+    def _open_channel(self) -> None:
+        channel = self.pc.createDataChannel(LABEL)
+        self._reporter = Reporter(channel, self._playback_or_none, self._stats_message)
+        self.events.mirror = self._reporter.send
+
+    def _playback_or_none(self) -> dict[str, Any]:
+        if self.media.contents:
+            return self.playback()
+        return {"type": "playback", "pc_id": self.id, "position": 0.0, "state": "ended", "duration": None}
+
+    async def _stats_message(self) -> dict[str, Any]:
+        return {"type": "stats", "connection_stats": {self.id: await self.stats()}}
+
+    def _playback_changed(self) -> None:
+        if self._reporter is not None:
+            self._reporter.changed()
+
+    def _expect_media(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._setup.limits.connect_seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        seconds = self._setup.limits.connect_seconds
+        self._fail("connection timed out", RetrievalTimeoutError(f"no media could flow within {seconds:g} s"))
+
+    def _state_changed(self) -> None:
+        state = self.pc.connectionState
+        if state == "connected" and not self.established and self._closing is None:
+            self.established = True
+            self._no_deadline()
+            self.events.established()
+            self.events.tell({"type": "connected", "pc_id": self.id})
+            if self._reporter is not None:
+                self._spawn(self._reporter.run())
+        elif state == "failed":
+            what = "connection was lost" if self.established else "connection could not be made"
+            self._fail(what, UnreachableError("no way to the viewer was found, or none is left"))
+        elif state == "closed":
+            self._close_soon("closed")
+
+    def _transport_changed(self, state: str, *, lost: bool) -> None:
+        if state == "closed" and lost and self.established:
+            self._fail("connection was lost", UnreachableError("nothing more was heard of the viewer"))
+
+    def _fail(self, what: str, error: IPFSStreamError) -> None:
+        if self._closing is None:
+            self.events.error(what, error)
+            self.events.tell(error_message(error) | {"pc_id": self.id})
+            self._close_soon("failed")
+            if not self.established and self.pc.remoteDescription is not None:
+                self._unreachable(self)
+
+    def _no_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._closing is not None:
+            work.close()
+            return
+        task = asyncio.create_task(work, name=f"peer {self.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of peer %s failed", self.id, exc_info=error)
+
+    def _close_soon(self, state: str) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(state), name=f"close peer {self.id}")
+
+    async def close(self, state: str = "closed") -> None:
+        """End it and all that it has begun. Idempotent."""
+        self._close_soon(state)
+        assert self._closing is not None  # noqa: S101  # just begun
+        await to_the_end(_wait(self._closing))
+
+    async def _close(self, state: str) -> None:
+        self._no_deadline()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+            await self.media.close("failed" if state == "failed" else "ended")
+            await self.pc.close()
+        except Exception:  # noqa: BLE001  # it is gone all the same
+            _log.exception("peer %s did not close well", self.id)
+        finally:
+            self.events.closed(state, self.media.bytes_sent)
+            self._closed(self)
+
+
+async def _wait(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])

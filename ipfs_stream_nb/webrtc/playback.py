@@ -1,0 +1,382 @@
+"""One viewer's clock: which packet of a source goes out when, for all of its tracks together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Any, Final, Literal
+
+from ipfs_stream_nb.errors import BadRequestError, BusyError
+from ipfs_stream_nb.media.encoded import EncodedPacket, EncodedSource, Rendition, TrackKind
+from ipfs_stream_nb.webrtc.buffer import StreamEndedError
+from ipfs_stream_nb.webrtc.lane import AHEAD, DRY, Lane, TimedPacket
+
+State = Literal["playing", "paused", "ended", "failed"]
+
+LATE: Final = 0.2
+"""Seconds that a packet may be late; beyond, the clock is set back for all tracks, and nothing is left out."""
+SLACK: Final = 0.0005
+"""Seconds that a timer may be early."""
+RUSH_RATE: Final = 5_000_000
+"""Bytes a second of a preroll: the pictures that a decoder needs before the one that is asked for."""
+REFRESH_EVERY: Final = 1.0
+"""Seconds between two refreshes at the least, however often a receiver asks."""
+SHORTEST_LOOP: Final = 0.05
+"""Seconds that content must have to be played in a loop."""
+RATES: Final = (0.25, 4.0)
+"""The slowest and the fastest, as multiples of the usual speed."""
+
+
+class Playback:
+    """Plays a source to one viewer: `next` for each of its kinds gives the packets, each at its time.
+
+    All kinds share one clock, and their RTP timestamps say when a packet is due by it, so that a receiver keeps them in
+    sync. After a seek the clock stands until the picture at the position is there. With `hold` the end is no end: `next`
+    waits, as the viewer may seek back. All methods are for the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        source: EncodedSource,
+        kinds: Iterable[TrackKind],
+        *,
+        position: float = 0.0,
+        loop: bool = False,
+        hold: bool = False,
+        rendition: Rendition | None = None,
+        on_change: Callable[[], None] = lambda: None,
+        on_refusal: Callable[[BusyError], None] = lambda _error: None,
+    ) -> None:
+        """`position`: seconds; `on_change` is called when state or position change other than by time, `on_refusal` when a
+        rendition could not be had, and the one before goes on. Raises BadRequestError."""
+        self.source = source
+        self.loop = loop
+        self.rendition = rendition
+        self.error: BaseException | None = None
+        """What it failed with."""
+        self._on_change = on_change
+        self._on_refusal = on_refusal
+        self._before: list[Rendition | None] = []
+        """The rendition to go back to, until the first packet of the new one is there."""
+        self._hold = hold
+        self._paused = self._ended = self._closed = self._fed = self._held = False
+        self._pending = True
+        """Whether the clock stands until there is something to show."""
+        self._rate = 1.0
+        self._position = self._checked(position)
+        """Where the clock stands, or where it was at `_since`."""
+        self._since: float | None = None
+        """The loop's time since which the clock runs."""
+        self._epoch: float | None = None
+        """The loop's time of RTP timestamp 0, for all kinds."""
+        self._refreshed = -math.inf
+        self._lanes: dict[TrackKind, Lane] = {}
+        for kind in kinds:
+            self.add(kind)
+
+    # -- what is known
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds; None where it is not known."""
+        return self.source.info.duration
+
+    @property
+    def position(self) -> float:
+        """Seconds of the source that have been shown."""
+        if self._since is None:
+            return self._position
+        position = self._position + (_now() - self._since) * self._rate
+        dry = (lane.end for lane in self._lanes.values() if lane.waiting and not lane.over)
+        return min(position, *dry, math.inf if self.duration is None else self.duration)
+
+    @property
+    def state(self) -> State:
+        """What it does."""
+        if self.error is not None:
+            return "failed"
+        if self._ended:
+            return "ended"
+        return "paused" if self._paused else "playing"
+
+    @property
+    def kinds(self) -> tuple[TrackKind, ...]:
+        """The kinds that it plays."""
+        return tuple(self._lanes)
+
+    @property
+    def buffer_health(self) -> float:
+        """How much of what should be read ahead is there, 0 to 1; 1 at the end."""
+        lanes = [lane for lane in self._lanes.values() if not (lane.over or lane.buffer.ended)]
+        return min((min(lane.buffer.buffer_duration / AHEAD, 1.0) for lane in lanes), default=1.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of a `playback` message."""
+        return {"position": round(self.position, 3), "state": self.state, "duration": self.duration}
+
+    # -- what the viewer does
+
+    def prepare(self) -> None:
+        """Begin to read, so that the first packets are there when they are asked for."""
+        if not self._closed:
+            self._fed = True
+            for lane in self._lanes.values():
+                lane.feed()
+
+    def seek(self, position: float) -> None:
+        """Go on from `position` seconds; beyond the end, from the end. Raises BadRequestError."""
+        self._check_alive()
+        self._ended = False
+        self._go_to(self._checked(position))
+        self._on_change()
+
+    def pause(self) -> None:
+        """Stand still. Idempotent."""
+        self._check_alive()
+        if not self._paused:
+            self._stop_clock()
+            self._paused = True
+            self._on_change()
+
+    def resume(self) -> None:
+        """Go on; after the end, from the beginning. Idempotent."""
+        self._check_alive()
+        was_paused, self._paused = self._paused, False
+        if self._ended:
+            self.seek(0.0)
+        elif was_paused:
+            self._start_clock()
+            self._wake()
+            self._on_change()
+
+    def set_rate(self, rate: float) -> None:
+        """Play at a multiple of the usual speed; sound is silent at any other than 1. Raises BadRequestError."""
+        if not RATES[0] <= rate <= RATES[1]:
+            raise BadRequestError(f"a rate of {RATES[0]:g} to {RATES[1]:g} was expected, not {rate!r}")
+        running = self._since is not None
+        self._stop_clock()
+        self._rate = rate
+        if running:
+            self._start_clock()
+        self._wake()
+
+    def set_rendition(self, rendition: Rendition | None) -> None:
+        """Go on with another rendition of the video, from the last keyframe on."""
+        if rendition != self.rendition:
+            self._before = self._before or [self.rendition]
+            self.rendition = rendition
+            self._restart_video()
+
+    def refresh(self) -> None:
+        """Send the video again from the last keyframe on: its receiver has lost some, or has just joined."""
+        if _now() - self._refreshed >= REFRESH_EVERY and not self._pending:
+            self._restart_video()
+
+    def add(self, kind: TrackKind) -> None:
+        """Play another kind as well, from here on. Raises BadRequestError for one that the source does not have."""
+        if getattr(self.source.info, kind) is None:
+            raise BadRequestError(f"the content has no {kind}")
+        if kind in self._lanes:
+            raise BadRequestError(f"the {kind} is played already")
+        lane = self._lanes[kind] = Lane(kind, self._packets)
+        lane.restart(self.position, feed=self._fed)
+
+    async def remove(self, kind: TrackKind) -> None:
+        """Play a kind no longer."""
+        lane = self._lanes.pop(kind, None)
+        if lane is not None:
+            await lane.close()
+            self._wake()  # the others may have waited for it
+
+    async def close(self) -> None:
+        """End it; `next` raises StreamEndedError from now on. The source is not closed. Idempotent."""
+        self._closed = True
+        for lane in self._lanes.values():
+            await lane.close()
+
+    # -- packets
+
+    async def next(self, kind: TrackKind) -> TimedPacket:
+        """The next packet of a kind, once it is due. For one caller per kind.
+
+        Raises StreamEndedError at the end and after `close`, and what the source raises.
+        """
+        self.prepare()
+        while True:
+            lane = self._lanes.get(kind)
+            if self.error is not None:
+                raise self.error
+            if self._closed or lane is None or (self._ended and lane.over and not self._hold):
+                raise StreamEndedError
+            if lane.over:
+                await lane.sleep(None)
+            elif lane.packet is None:
+                await self._fetch(lane)
+            elif (wait := self._wait(lane)) is None or wait > SLACK:
+                await lane.sleep(wait)
+            elif lane.at_end:
+                self._end_of(lane)
+            elif kind == "audio" and (lane.preroll is not None or self._rate != 1):
+                lane.take()  # sound needs no preroll, and has no other speed
+            else:
+                return self._timed(lane)
+
+    async def _fetch(self, lane: Lane) -> None:
+        try:
+            await lane.fetch()
+        except Exception as error:
+            if isinstance(error, BusyError) and self._before and lane.kind == "video":
+                self.rendition = self._before.pop()
+                self._restart_video()
+                self._on_refusal(error)
+                return
+            if self.error is None:
+                self.error = error
+                self._stop_clock()
+                self._wake()
+                self._on_change()
+            raise
+        if lane.kind == "video":
+            self._before.clear()
+        if self._held:
+            self._held = False
+            self._wake()
+
+    def _wait(self, lane: Lane) -> float | None:
+        """Seconds until a lane's packet is due; None: until something changes."""
+        packet, now = lane.packet, _now()
+        assert packet is not None  # noqa: S101  # asked before
+        if lane.preroll is not None:
+            if packet.time + packet.duration <= lane.preroll + SLACK:
+                return lane.free_at - now
+            if self._pending and lane is not self._leader:
+                return None
+            if self._arrive(lane, packet):
+                return 0.0
+        return self._wait_by_clock(lane, packet, now)
+
+    def _arrive(self, lane: Lane, packet: EncodedPacket) -> bool:
+        """The preroll is over: this is the packet that was sought. Whether it is a picture to be shown at once."""
+        first, position, lane.preroll = self._pending, lane.preroll or 0.0, None
+        if first:
+            self._show_begins()
+        return lane.kind == "video" and (packet.time <= position + SLACK or (first and self._paused))
+
+    def _wait_by_clock(self, lane: Lane, packet: EncodedPacket, now: float) -> float | None:
+        if self._since is None:
+            return None
+        if self._runs_dry(lane, now):
+            self._held = True
+            return None
+        shown = (
+            packet.time if packet.time > lane.end - LATE else lane.end
+        )  # times that go back count for nothing
+        late = now - self._due(shown)
+        if late > LATE:
+            self._since += late
+            return 0.0
+        return -late
+
+    def _timed(self, lane: Lane) -> TimedPacket:
+        packet, now = lane.take(), _now()
+        preroll = lane.preroll is not None
+        due = now if preroll or self._since is None else min(self._due(packet.time), now)
+        if preroll:
+            lane.free_at = now + len(packet.data) / RUSH_RATE
+        if self._epoch is None:
+            self._epoch = due
+        ticks = lane.stamp(due - self._epoch, packet.duration / self._rate)
+        return TimedPacket(packet, ticks, max(now - due, 0.0), preroll)
+
+    def _end_of(self, lane: Lane) -> None:
+        """A lane has sent all that it had, and that has been shown."""
+        lane.take()
+        lane.over, lane.preroll = True, None
+        if self._pending and lane is self._leader:
+            self._show_begins()
+        if self._ended or not all(other.over for other in self._lanes.values()):
+            self._wake()
+            return
+        end = max(other.end for other in self._lanes.values())
+        if self.loop and end > SHORTEST_LOOP:
+            self._go_to(0.0)
+            return
+        self._stop_clock()
+        self._position, self._ended = end, True
+        self._wake()
+        self._on_change()
+
+    # -- the clock
+
+    @property
+    def _leader(self) -> Lane:
+        """Whom the clock waits for: the video that is not over, where there is some."""
+        lanes = self._lanes
+        return lanes["video"] if "video" in lanes else lanes["audio"]
+
+    def _show_begins(self) -> None:
+        self._pending = False
+        if not self._paused:
+            self._start_clock()
+        self._wake()
+        self._on_change()
+
+    def _start_clock(self) -> None:
+        if self._since is None and not (self._pending or self._paused or self._ended):
+            self._since = _now()
+
+    def _stop_clock(self) -> None:
+        self._position, self._since = self.position, None
+
+    def _due(self, time: float) -> float:
+        """The loop's time at which `time` of the source is shown, while the clock runs."""
+        assert self._since is not None  # noqa: S101  # it runs
+        return self._since + (time - self._position) / self._rate
+
+    def _runs_dry(self, lane: Lane, now: float) -> bool:
+        """Whether another lane has nothing to show: this one waits with it."""
+        return any(
+            other.waiting and not other.over and now - self._due(other.end) > DRY
+            for other in self._lanes.values()
+            if other is not lane
+        )
+
+    def _go_to(self, position: float) -> None:
+        self._position, self._since, self._pending = position, None, True
+        for lane in self._lanes.values():
+            lane.restart(position, feed=self._fed)
+
+    def _restart_video(self) -> None:
+        lane = self._lanes.get("video")
+        if lane is not None and self.error is None and not self._closed:
+            self._refreshed = _now()
+            lane.restart(self.position, feed=self._fed)
+
+    def _wake(self) -> None:
+        for lane in self._lanes.values():
+            lane.wake()
+
+    def _packets(self, kind: TrackKind, position: float) -> AsyncGenerator[EncodedPacket, None]:
+        return self.source.packets(kind, position, self.rendition if kind == "video" else None)
+
+    def _check_alive(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self._closed:
+            raise BadRequestError("the playback is closed")
+
+    def _checked(self, position: float) -> float:
+        """A position within the content. Raises BadRequestError."""
+        if isinstance(position, bool) or not isinstance(position, (int, float)) or not position >= 0:
+            raise BadRequestError(
+                f"a position is a number of seconds of 0 or more, not {str(position)[:80]!r}"
+            )
+        if position == math.inf:
+            raise BadRequestError("a position is a finite number of seconds")
+        return float(position) if self.duration is None else min(float(position), self.duration)
+
+
+def _now() -> float:
+    """The event loop's time, in seconds."""
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,189 @@
+"""Tracks that play IPFS content: aiortc asks them for packets, which it sends as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, Final
+
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av.frame import Frame
+from av.packet import Packet
+
+from ipfs_stream_nb.content.node import Node
+from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError
+from ipfs_stream_nb.media.encoded import EncodedSource, TrackKind
+from ipfs_stream_nb.webrtc.buffer import StreamEndedError
+from ipfs_stream_nb.webrtc.lane import CLOCK_RATES, TimedPacket
+from ipfs_stream_nb.webrtc.playback import Playback
+from ipfs_stream_nb.webrtc.sources import Opener, open_alone
+
+KINDS: Final[tuple[TrackKind, ...]] = ("video", "audio")
+BITRATE_SECONDS: Final = 1.0
+"""Over which the bitrate is measured."""
+MAX_FRAME_RATE: Final = 240.0
+_TIME_BASES: Final = {kind: Fraction(1, rate) for kind, rate in CLOCK_RATES.items()}
+_log = logging.getLogger(__name__)
+
+
+def track_kind(kind: object) -> TrackKind:
+    """A track's kind. Raises BadRequestError."""
+    for known in KINDS:
+        if kind == known:
+            return known
+    raise BadRequestError(f"kind is video or audio, not {str(kind)[:80]!r}")
+
+
+def checked_frame_rate(rate: object) -> float:
+    """Frames a second. Raises BadRequestError."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= MAX_FRAME_RATE:
+        raise BadRequestError(
+            f"a frame rate is a number above 0, of at most {MAX_FRAME_RATE:g}, not {str(rate)[:80]!r}"
+        )
+    return rate
+
+
+class IPFSMediaStreamTrack(MediaStreamTrack):
+    """A live track of one kind: of the media file at `cid`, or a relay of `track` (guide, "Media Stream Tracks").
+
+    `recv` gives av packets in RTP's clock of its kind (90 kHz, 48 kHz), each when it is due. Content is opened at the first
+    `recv`. Its own frame rate is kept, and `frame_rate` says what was asked for. What fails ends the track: `recv` then
+    raises MediaStreamError, `error` holds the reason and `on_error` is called with it, once.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        track: MediaStreamTrack | None = None,
+        ipfs_api: Node | None = None,
+        cid: str | None = None,
+        kind: str = "video",
+        frame_rate: float = 30,
+        *,
+        sources: Opener = open_alone,
+        playback: Playback | None = None,
+        on_error: Callable[[BaseException], None] = lambda _error: None,
+        on_first: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`sources` opens the content; `playback` is given instead where several tracks share a clock, and is not closed by
+        `stop`. `on_first` is called when the first packet goes out. Raises BadRequestError."""
+        super().__init__()
+        self.kind = track_kind(track.kind if track is not None else kind)
+        self.frame_rate = checked_frame_rate(frame_rate)
+        if track is None and playback is None and (ipfs_api is None or cid is None):
+            raise BadRequestError("a track is needed to relay, or ipfs_api and cid, or a playback of them")
+        self.track = track
+        self.ipfs_api = ipfs_api
+        self.cid = cid
+        self.error: BaseException | None = None
+        self.playback = playback
+        self._sources = sources
+        self._source: EncodedSource | None = None
+        """What this track has opened itself."""
+        self._on_error = on_error
+        self._on_first = on_first
+        self._closing: asyncio.Task[None] | None = None
+        self._recent: deque[tuple[float, int]] = deque()
+        """Times and sizes of the latest packets."""
+        self._recent_bytes = 0
+        self._frames_sent = self._frames_dropped = self._bytes_sent = 0
+        self._latency = 0.0
+
+    async def recv(self) -> Packet[Any] | Frame:
+        """The next packet, once it is due; of a relayed track whatever it gives. Raises MediaStreamError at the end."""
+        if self.readyState != "live":
+            raise MediaStreamError
+        try:
+            if self.track is not None:
+                frame = await self.track.recv()
+                self._sent(len(bytes(frame)) if isinstance(frame, Packet) else 0, 0.0)
+                return frame
+            if self.playback is None:
+                self.playback = await self._open()
+            timed = await self.playback.next(track_kind(self.kind))
+        except (StreamEndedError, MediaStreamError):
+            self.stop()
+            raise MediaStreamError from None
+        except Exception as error:
+            self._fail(error)
+            raise MediaStreamError(str(error)) from error
+        if self.readyState != "live":  # stopped meanwhile
+            raise MediaStreamError
+        self._sent(len(timed.packet.data), timed.latency)
+        return self._packet(timed)
+
+    def _packet(self, timed: TimedPacket) -> Packet[Any]:
+        packet = Packet(timed.packet.data)
+        packet.time_base = _TIME_BASES[track_kind(self.kind)]
+        packet.pts = packet.dts = timed.ticks
+        packet.duration = round(timed.packet.duration / packet.time_base)
+        packet.is_keyframe = timed.packet.keyframe
+        return packet
+
+    async def _open(self) -> Playback:
+        assert self.ipfs_api is not None and self.cid is not None  # noqa: S101, PT018  # asked for
+        self._source = await self._sources(self.ipfs_api, self.cid)
+        if self.readyState != "live":
+            self._close_soon()
+            raise StreamEndedError
+        return Playback(self._source, (track_kind(self.kind),))
+
+    def _fail(self, error: BaseException) -> None:
+        if self.error is None:
+            self.error = error
+            if not isinstance(error, IPFSStreamError):
+                _log.error("a %s track of %s failed", self.kind, self.cid, exc_info=error)
+            self._on_error(error)
+        self.stop()
+
+    def _sent(self, size: int, latency: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self._frames_sent += 1
+        self._bytes_sent += size
+        self._latency += (latency - self._latency) / min(self._frames_sent, 30)
+        self._recent.append((now, size))
+        self._recent_bytes += size
+        self._forget_old(now)
+        if self._frames_sent == 1:
+            self._on_first()
+
+    def _forget_old(self, now: float) -> None:
+        while self._recent and now - self._recent[0][0] > BITRATE_SECONDS:
+            self._recent_bytes -= self._recent.popleft()[1]
+
+    def get_stats(self) -> dict[str, Any]:
+        """frames_sent, frames_dropped, bytes_sent, bitrate (bit/s over the last second) and latency (mean seconds that packets
+        were late)."""
+        if self._recent:
+            self._forget_old(asyncio.get_running_loop().time())
+        return {
+            "frames_sent": self._frames_sent,
+            "frames_dropped": self._frames_dropped,
+            "bytes_sent": self._bytes_sent,
+            "bitrate": round(self._recent_bytes * 8 / BITRATE_SECONDS),
+            "latency": self._latency,
+        }
+
+    def stop(self) -> None:
+        """End the track, and close what it has opened. Idempotent."""
+        super().stop()
+        self._close_soon()
+
+    def _close_soon(self) -> None:
+        if self._source is not None and self._closing is None:
+            self._closing = asyncio.create_task(self._close(self._source), name="close a track's source")
+
+    async def _close(self, source: EncodedSource) -> None:
+        if self.playback is not None:
+            await self.playback.close()
+        await source.close()
+
+    async def closed(self) -> None:
+        """Wait until what a stopped track had opened is closed."""
+        if self._closing is not None:
+            await asyncio.wait([self._closing])

@@ -1,0 +1,376 @@
+"""The player over WebRTC in a real browser, with real peers; the kernel's end of the wire is in the test's hands."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from harness import Harness
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+from rtc_server import ROOT as CID
+from rtc_server import Signaling, empty_page, loopback_browser, serving, without_quirks
+
+from ipfs_stream_nb import samples
+from ipfs_stream_nb.widgets.player import Player
+
+pytestmark = pytest.mark.browser
+ROOT = ".ipfs-player"
+RATE = 25
+CLIP, SHORT = f"{CID}/clip.webm", f"{CID}/short.webm"
+Shoot = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip and a short one."""
+    folder = tmp_path_factory.mktemp("media")
+    (folder / CID).mkdir()
+    samples.video(folder / CLIP, width=480, height=270, duration=8, frame_rate=RATE)
+    samples.video(folder / SHORT, width=320, height=180, duration=1.0, frame_rate=RATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rtc_browser(browser: Browser) -> Iterator[Browser]:
+    """A browser that meets peers on the loopback address."""
+    with loopback_browser(browser) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def served(media: Path) -> Iterator[tuple[Harness, Signaling]]:
+    """The server."""
+    with serving(media) as served:
+        yield served
+
+
+@pytest.fixture
+def signaling(served: tuple[Harness, Signaling]) -> Iterator[Signaling]:
+    """The signaling server, without quirks; afterwards no peer is left."""
+    with without_quirks(*served):
+        yield served[1]
+
+
+@pytest.fixture
+def page(rtc_browser: Browser, served: tuple[Harness, Signaling], signaling: Signaling) -> Iterator[Page]:
+    """The page is open, and the server has no quirks yet."""
+    with empty_page(rtc_browser) as page:
+        page.goto(served[0].url)
+        page.wait_for_function("window.ready")
+        yield page
+
+
+def show(page: Page, views: int = 1, **state: object) -> Locator:
+    """Show a model with `state`, over WebRTC unless it says otherwise, and give the (first) player."""
+    state = {"path": CLIP, "mime_type": "video/webm", "transport": "webrtc", "quality": "auto", **state}
+    page.evaluate(
+        "async ([state, views]) => { const p = await player(state); for (let i = 0; i < views; i++) await p.show(); }",
+        [state, views],
+    )
+    return page.locator(ROOT).first
+
+
+def trait(page: Page, name: str) -> object:
+    return page.evaluate("name => last.model.get(name)", name)
+
+
+def wait_for(page: Page, condition: str) -> None:
+    """Wait for a condition on `model` and the first `media` element."""
+    page.wait_for_function(
+        f"() => {{ const model = last.model, media = document.querySelector('video, audio'); return {condition}; }}",
+        timeout=15_000,
+    )
+
+
+def wait_for_state(page: Page, state: str) -> None:
+    wait_for(page, f"model.get('state') === '{state}'")
+
+
+def tell(page: Page, number: int, kind: str, **fields: object) -> None:
+    """A command of the kernel."""
+    page.evaluate("message => last.model.message(message)", {"type": kind, "id": number, **fields})
+
+
+def play(page: Page) -> None:
+    page.locator(".ipfs-player-big").first.click()
+    wait_for(page, "model.get('state') === 'playing' && media.videoWidth && model.get('current_time') > 0.2")
+
+
+def frame_number(page: Page) -> int:
+    """The number burnt into the frame that the video shows now."""
+    data = page.evaluate("""() => { const v = document.querySelector('video'), c = document.createElement('canvas');
+        [c.width, c.height] = [v.videoWidth, v.videoHeight]; c.getContext('2d').drawImage(v, 0, 0);
+        return c.toDataURL('image/png').split(',')[1]; }""")
+    return samples.read_frame_number(
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+    )
+
+
+def test_plays(page: Page, signaling: Signaling, shoot: Shoot) -> None:
+    """It connects when it is played; time, length and state reach the kernel, and the connection is told in words."""
+    player = show(page)
+    wait_for_state(page, "ready")
+    link = player.locator(".ipfs-player-link")
+    expect(link).to_have_text("WebRTC: connects when it is played")
+    shoot(player, "ready")
+    assert signaling.received == []
+    play(page)
+    wait_for(page, "model.get('current_time') > 0.5 && model.get('duration') > 7")
+    expect(link).to_have_text("Live over WebRTC")
+    assert (trait(page, "paused"), trait(page, "connection")) == (False, "Live over WebRTC")
+    player.hover()
+    shoot(player, "playing")
+    page.evaluate("document.body.classList.add('dark')")
+    shoot(player, "dark")
+    expect(player.locator(".ipfs-player-rate")).to_be_hidden()
+    expect(player.locator(".ipfs-player-quality")).to_be_visible()
+    player.locator("video").click()
+    wait_for_state(page, "paused")
+    expect(link).to_have_text("WebRTC, paused")
+    shoot(player, "paused")
+    position = trait(page, "current_time")
+    page.wait_for_timeout(300)
+    assert trait(page, "current_time") == position
+    assert frame_number(page) == pytest.approx(position * RATE, abs=12)
+
+
+def test_seeking(page: Page) -> None:
+    """Keys, the bar and the kernel move it: the frame that is shown tells, playing and paused."""
+    player = show(page, current_time=1)
+    wait_for_state(page, "ready")
+    player.focus()
+    page.keyboard.press("k")
+    wait_for(page, "model.get('state') === 'playing' && model.get('duration')")
+    assert 20 <= frame_number(page) < 60
+    page.keyboard.press("ArrowRight")
+    wait_for(page, "model.get('current_time') > 6.1")
+    page.wait_for_timeout(200)
+    assert frame_number(page) >= 150
+    page.keyboard.press("k")
+    wait_for_state(page, "paused")
+    player.locator(".ipfs-player-seek").fill("3")
+    wait_for(page, "model.get('current_time') === 3")
+    page.wait_for_timeout(400)
+    assert frame_number(page) == pytest.approx(75, abs=3)
+    tell(page, 1, "seek", time=5)
+    tell(page, 2, "play")
+    wait_for(page, "model.get('state') === 'playing' && model.get('current_time') > 5.3")
+
+
+def test_the_end_and_again(page: Page, signaling: Signaling) -> None:
+    """At its end the state is "ended"; a seek there leaves it paused, and play begins anew."""
+    show(page, path=SHORT, current_time=0.6)
+    play(page)
+    wait_for_state(page, "ended")
+    assert (trait(page, "paused"), trait(page, "current_time")) == (True, pytest.approx(1.0, abs=0.1))
+    page.locator(".ipfs-player-big").click()
+    wait_for(page, "model.get('state') === 'playing' && model.get('current_time') < 1")
+    wait_for_state(page, "ended")
+    tell(page, 1, "seek", time=0.5)
+    wait_for(page, "model.get('state') === 'paused' && model.get('current_time') === 0.5")
+    tell(page, 2, "play")
+    wait_for(page, "model.get('state') === 'ended'")
+    page.evaluate("last.model.update({loop: true})")
+    tell(page, 3, "play")
+    page.wait_for_function("() => { const t = last.model.get('current_time'); const back = t < window.before - 0.5; window.before = t;"
+                           " window.turns = (window.turns ?? 0) + back; return window.turns > 1; }")  # fmt: skip
+    assert signaling.of("offer_request")[-1]["loop"] is True
+
+
+def test_quality_rate_and_volume(page: Page, signaling: Signaling) -> None:
+    """The quality goes to the server; another rate cannot be had; volume and mute are the element's."""
+    player = show(page, loop=True)
+    play(page)
+    player.locator(".ipfs-player-quality").select_option("low")
+    wait_for(page, "model.get('quality') === 'low'")
+    page.evaluate("last.model.update({quality: 'high'})")
+    expect(player.locator(".ipfs-player-quality")).to_have_value("high")
+    signaling.refuse = {"set_quality": "unsupported_media"}
+    page.evaluate("last.model.update({quality: 'medium'})")
+    expect(player.locator(".ipfs-player-toast")).to_have_text("This quality can't be had")
+    assert [one["quality"] for one in signaling.of("set_quality")] == ["low", "high", "medium"]
+    page.evaluate("last.model.update({playback_rate: 2})")
+    wait_for(page, "model.get('playback_rate') === 1")
+    expect(player.locator(".ipfs-player-toast")).to_have_text("Over WebRTC it plays at 1×")
+    player.focus()
+    page.keyboard.press("m")
+    wait_for(page, "media.muted && model.get('muted')")
+    page.evaluate("last.model.update({muted: false, volume: 0.5})")
+    wait_for(page, "!media.muted && media.volume === 0.5")
+    assert trait(page, "state") == "playing"
+
+
+def test_falls_back_to_http(page: Page, signaling: Signaling, shoot: Shoot) -> None:
+    """ "auto" without a way for UDP plays over HTTP from the same place on, and says why."""
+    signaling.blocked = True
+    page.evaluate("limits.auto = 1200")
+    player = show(page, transport="auto", current_time=2)
+    page.locator(".ipfs-player-big").click()
+    expect(player.locator(".ipfs-player-link")).to_have_text("Connecting over WebRTC…")
+    page.wait_for_timeout(600)
+    shoot(player, "connecting")
+    wait_for(
+        page,
+        "model.get('state') === 'playing' && media.src.endsWith('clip.webm') && model.get('current_time') > 2.2",
+    )
+    expect(player.locator(".ipfs-player-link")).to_have_text("Over HTTP, as nothing came over WebRTC")
+    shoot(player, "http")
+    told = trait(page, "connection")
+    assert told.startswith("Over HTTP, as nothing came over WebRTC. No media came in 1.2 s")
+    assert "UDP" in told
+    assert (trait(page, "error"), trait(page, "current_time") < 4) == ("", True)
+    expect(player.locator(".ipfs-player-rate")).to_be_visible()
+    expect(player.locator(".ipfs-player-quality")).to_be_hidden()
+    page.evaluate("last.show()")
+    expect(page.locator(".ipfs-player-link").nth(1)).to_contain_text("Over HTTP")
+    assert signaling.count("offer_request") == 1
+
+
+def test_without_a_fallback_it_says_so(page: Page, signaling: Signaling, shoot: Shoot) -> None:
+    """ "webrtc" without a way ends with the reason and with what may help; trying again works."""
+    signaling.blocked = True
+    page.evaluate("limits.live = 600")
+    player = show(page)
+    page.locator(".ipfs-player-big").click()
+    wait_for_state(page, "error")
+    alert = player.locator("[role=alert]")
+    expect(alert.locator("strong")).to_have_text("It can't be played over WebRTC")
+    expect(alert).to_contain_text('transport="http"')
+    shoot(player, "error")
+    page.evaluate("document.body.classList.add('dark')")
+    shoot(player, "error-dark")
+    assert trait(page, "error").startswith("It can't be played over WebRTC. No media came in 0.6 s")
+    assert trait(page, "paused") is True
+    signaling.blocked = False
+    page.evaluate("limits.live = 10000")
+    player.locator(".ipfs-player-retry").click()
+    wait_for_state(page, "playing")
+    assert trait(page, "error") == ""
+
+
+def test_a_lost_connection(page: Page, signaling: Signaling, shoot: Shoot) -> None:
+    """When the connection is lost it is told in words, and playing goes on at its place once it is made again."""
+    player = show(page, current_time=3)
+    play(page)
+    signaling.silent = {"offer_request"}
+    signaling.cut()
+    link = player.locator(".ipfs-player-link")
+    expect(link).to_have_text("WebRTC was lost, connecting again…")
+    wait_for_state(page, "buffering")
+    page.wait_for_timeout(600)
+    shoot(player, "reconnecting")
+    assert frame_number(page) > 70  # the last picture stays
+    signaling.silent = set()
+    signaling.cut()
+    expect(link).to_have_text("Live over WebRTC", timeout=10_000)
+    wait_for_state(page, "playing")
+    assert 3 < signaling.of("offer_request")[-1]["start"] < 6
+
+
+def test_autoplay_without_a_click(
+    page: Page, served: tuple[Harness, Signaling], signaling: Signaling, shoot: Shoot
+) -> None:
+    """Where the browser wants a click before sound, it plays muted, and a button gives the sound back."""
+    state = {"autoplay": True, "path": CLIP, "mime_type": "video/webm", "transport": "auto", "loop": True}
+    page.goto("about:blank")
+    page.goto(f"{served[0].url}#{quote(json.dumps(state))}")
+    signaling.wait_for("answer")
+    button = page.locator(".ipfs-player-unmute")
+    expect(button).to_be_visible()
+    wait_for(page, "model.get('state') === 'playing' && media.videoWidth && model.get('current_time') > 0.5")
+    assert (trait(page, "muted"), trait(page, "paused")) == (True, False)
+    shoot(page.locator(ROOT), "muted")
+    button.click()
+    expect(button).to_be_hidden()
+    wait_for(page, "!media.muted && !media.paused && model.get('muted') === false")
+    assert trait(page, "state") == "playing"
+
+
+def test_the_kernels_token(page: Page, served: tuple[Harness, Signaling], signaling: Signaling) -> None:
+    """Where the cookie is refused the kernel's token is used, at the page's base URL, fresh for each connection."""
+    harness, _ = served
+    harness.needs_token, harness.tokens = True, {"t1", "t2"}
+    page.evaluate("""() => { let n = 0; window.kernel = (model, message) => { if (message.event === 'url') { n++;
+        model.message({request: message.request, relative: `ipfs/${model.get('path')}?token=t${n}`,
+                       url: `http://127.0.0.1:9/ipfs/${model.get('path')}?token=t${n}`}); } }; }""")
+    show(page)
+    play(page)
+    signaling.cut()
+    wait_for(page, "model.saved.some((s) => s.connection?.startsWith('WebRTC was lost'))")
+    wait_for(page, "model.get('connection') === 'Live over WebRTC'")
+    assert [query.rpartition("=")[2] for query in signaling.queries] == ["t1", "t2"]
+    assert "t1" not in page.evaluate("JSON.stringify(last.model.state)")
+
+
+def test_two_views_and_closing(page: Page, signaling: Signaling) -> None:
+    """The view that is used plays, the other pauses; a view that is closed leaves no connection behind."""
+    show(page, views=2, loop=True)
+    play(page)
+    page.locator(".ipfs-player-big").last.click()
+    page.wait_for_function(
+        "() => { const [a, b] = document.querySelectorAll('.ipfs-player'); return a.dataset.state === 'paused' && b.dataset.state === 'playing'; }"
+    )
+    assert signaling.peers == 2
+    page.evaluate("last.views.forEach((view) => view.close())")
+    page.wait_for_function("document.querySelectorAll('video').length === 0")
+
+
+def test_sound_alone(page: Page, signaling: Signaling, shoot: Shoot) -> None:
+    """Sound has a bar of its own, and asks for sound alone."""
+    player = show(page, kind="audio", mime_type="audio/webm")
+    player.locator(".ipfs-player-play").click()
+    wait_for(
+        page, "model.get('state') === 'playing' && model.get('current_time') > 0.3 && model.get('duration')"
+    )
+    assert signaling.of("offer_request")[0]["kind"] == "audio"
+    shoot(player, "audio")
+    page.evaluate("document.body.classList.add('dark')")
+    shoot(player, "audio-dark")
+
+
+def test_narrow(page: Page, signaling: Signaling, shoot: Shoot) -> None:
+    """In a narrow cell what matters stays, and the state of the connection is not cut to nothing."""
+    player = show(page, width=280)
+    play(page)
+    expect(player.locator(".ipfs-player-quality")).to_be_hidden()
+    player.hover()
+    shoot(player, "narrow")
+    outer = player.bounding_box()
+    link = player.locator(".ipfs-player-link")
+    assert link.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+    for name in ("play", "time", "expand", "link"):
+        box = player.locator(f".ipfs-player-{name}").bounding_box()
+        assert box["x"] >= outer["x"]
+        assert box["x"] + box["width"] <= outer["x"] + outer["width"]
+
+
+def test_the_text_that_a_notebook_gets(
+    page: Page, served: tuple[Harness, Signaling], signaling: Signaling
+) -> None:
+    """The module as it is joined for a front end plays as its parts do."""
+    (signaling.folder / "joined.mjs").write_text(Player._esm)
+    page.evaluate(
+        """async ([url, state]) => {
+            const model = window.joined = new Model(state);
+            const widget = (await import(url)).default();
+            await widget.initialize({ model });
+            await widget.render({ model, el: document.getElementById("views") });
+        }""",
+        [
+            f"{served[0].url}ipfs/joined.mjs",
+            {
+                **{name: trait.default_value for name, trait in Player.class_own_traits().items()},
+                "path": CLIP, "mime_type": "video/webm", "kind": "video", "transport": "webrtc", "same_origin": True,
+                "size": 1000,
+            },
+        ],
+    )  # fmt: skip
+    page.locator(".ipfs-player-big").click()
+    page.wait_for_function("joined.get('state') === 'playing' && joined.get('current_time') > 0.2")

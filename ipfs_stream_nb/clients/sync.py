@@ -368,18 +368,20 @@ class Client(
         types: str | Iterable[str] = ("all_events",),
         filters: dict[str, Any] | None = None,
         *,
+        since: int | str | None = None,
         height: int = 320,
         limit: int = 100,
     ) -> NotificationFeed:
         """A widget with a live list of notifications: `feed.events` has them as a table, `feed.on` calls for each.
 
-        `types`, `filters`: which, as for `notifications`; `height`: of the list in pixels; `limit`: how many a page keeps.
+        `types`, `filters`: which, as for `notifications`; `since`: an event's id, or a cursor, behind which it begins;
+        `height`: of the list in pixels; `limit`: how many a page keeps.
         Raises BadRequestError for what is no type or filter, UnauthorizedError, and TraitError for a number out of range.
         """
         from ipfs_stream_nb.widgets.feed_events import Subscription  # noqa: PLC0415  # only a notebook has widgets
         from ipfs_stream_nb.widgets.notification_feed import NotificationFeed  # noqa: PLC0415
 
-        wanted = self._run(Subscription.begin, types, filters)
+        wanted = self._run(Subscription.begin, types, filters, since)
         return NotificationFeed(self, wanted, height=height, limit=limit)
 
     def health(self) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import difflib
+import inspect
 import logging
 import threading
 from collections import deque
@@ -14,6 +16,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from ipfs_stream_nb.clients.notifications import NotificationClient
+from ipfs_stream_nb.clients.notifications_positions import Since, read_since
 from ipfs_stream_nb.display import a_kind
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, UnauthorizedError
 from ipfs_stream_nb.notifications.events import NotificationType
@@ -33,6 +36,8 @@ PAGE: Final = 1000
 """Events of the history that are looked at together."""
 MAX_COLUMNS: Final = 200
 """Columns of a table for keys of the events' data; what has another key is in the column `more`."""
+MAX_ERROR: Final = 300
+"""Characters of what a callback raised that a feed shows."""
 FIXED: Final = ("id", "time", "notification_type", "source")
 
 ALL: Final = NotificationType.ALL_EVENTS.value
@@ -55,15 +60,24 @@ class Subscription:
     hidden: tuple[str, ...] = ()
     """Types that were asked for and may not be seen."""
 
+    def keeps(self, event: dict[str, Any]) -> bool:
+        """Whether an event is one for the table. What the log does not keep, such as metrics once a second, is for who
+        asked for its type by name."""
+        return "id" in event or event["notification_type"] in self.types
+
     def wants(self, event: dict[str, Any]) -> bool:
         """Whether an event of the history is one of the feed's."""
         return covers(self.types, event) and self.filters.passes(event)
 
     @classmethod
-    async def begin(cls, client: AsyncClient, types: Types, filters: dict[str, Any] | None) -> Subscription:
-        """From here on. Raises BadRequestError for types and filters that are none, UnauthorizedError where none of the
-        types may be seen."""
+    async def begin(
+        cls, client: AsyncClient, types: Types, filters: dict[str, Any] | None, since: Since | None = None
+    ) -> Subscription:
+        """From here on, or from behind `since`: an event's id, or a cursor. Raises BadRequestError for types, filters and
+        a cursor that are none, UnauthorizedError where none of the types may be seen."""
         names, parsed = read_types(types), parse_filters(filters)
+        if since is not None:
+            read_since(since, "")
         client.node  # noqa: B018  # raises where the client is closed
         async with NotificationClient.over(client._http) as notifications:  # noqa: SLF001  # ours
             answer = await notifications.subscribe(names, parsed.to_json())
@@ -71,7 +85,8 @@ class Subscription:
             raise UnauthorizedError(f"you may not see notifications of the types {', '.join(names)}")
         hidden = () if ALL in names else tuple(answer["unauthorized_types"])
         seen = tuple(name for name in names if name not in hidden)
-        return cls(seen, parsed, f"{answer['epoch']}-{answer['since']}", hidden)
+        epoch, begins = read_since(answer["since"] if since is None else since, answer["epoch"])
+        return cls(seen, parsed, f"{epoch}-{begins}", hidden)
 
 
 def read_types(types: Types) -> tuple[str, ...]:
@@ -95,6 +110,40 @@ def covers(types: tuple[str, ...], event: dict[str, Any]) -> bool:
     return ALL in types or str(event.get("notification_type")) in types
 
 
+@dataclass(eq=False, slots=True)
+class _Callback:
+    """A function of the user's."""
+
+    call: EventCallback
+    types: tuple[str, ...]
+    context: contextvars.Context
+    """Of who gave it: in a notebook, what it prints is shown below that cell, and not below whatever runs then."""
+    failures: int = 0
+
+    def replaces(self, old: _Callback) -> bool:
+        """Whether this is the old one once more, most likely from a cell that was run again."""
+        return set(old.types) == set(self.types) and _is_again(old.call, self.call)
+
+
+def _is_again(old: EventCallback, new: EventCallback) -> bool:
+    if old == new:
+        return True
+    if not (inspect.isfunction(old) and inspect.isfunction(new)):
+        return False
+    if (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
+        return False
+    if "<" not in new.__qualname__:
+        return True
+    # lambdas and inner functions share a name: only those that do the same are the same
+    bound = new.__closure__ or new.__defaults__ or new.__kwdefaults__
+    return old.__code__ == new.__code__ and not bound
+
+
+def _is_round(count: int) -> bool:
+    """1, 10, 100, …: the counts of the same trouble that are worth a line."""
+    return str(count).rstrip("0") == "1"
+
+
 class Listener:
     """A subscription of the kernel's own, on the client's event loop. Safe to use from several threads."""
 
@@ -108,8 +157,9 @@ class Listener:
         self._starting = threading.Lock()
         self._changed = threading.Condition()
         self._kept: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self._callbacks: list[tuple[EventCallback, tuple[str, ...]]] = []
-        self._due: deque[tuple[EventCallback, dict[str, Any]]] = deque()
+        self._callbacks: list[_Callback] = []
+        self._due: deque[tuple[_Callback, dict[str, Any]]] = deque()
+        self._left_out = 0
         self._thread: threading.Thread | None = None
         self._awaited: dict[asyncio.Future[None], int] = {}
         """Events that a table waits for."""
@@ -156,14 +206,16 @@ class Listener:
         notifications = self._notifications
         if notifications is None:
             return
-        since = notifications.cursor or self._wanted.since
+        epoch, since = read_since(notifications.cursor or self._wanted.since, "")
+        if epoch != notifications._link.positions.epoch:  # noqa: SLF001  # ours
+            since = 0  # another log, all of which comes
         with suppress(TimeoutError, IPFSStreamError):  # then the table has what came
             async with asyncio.timeout(CATCH_UP):
                 while page := await notifications.get_history(PAGE, since=since):
                     mine = [event["id"] for event in page if self._wanted.wants(event)]
                     if mine:
                         await self._heard(mine[-1], notifications)
-                    since = f"{since.rpartition('-')[0]}-{page[-1]['id']}"
+                    since = page[-1]["id"]
 
     async def _heard(self, id: int, notifications: NotificationClient) -> None:  # noqa: A002  # the protocol's word
         """Wait for an event."""
@@ -180,18 +232,21 @@ class Listener:
             if not heard.done() and id <= event.get("id", 0):
                 heard.set_result(None)
         with self._changed:
-            self._kept.append(event)
-            for callback, types in self._callbacks:
-                if covers(types, event):
+            if self._wanted.keeps(event):
+                self._kept.append(event)
+            for callback in self._callbacks:
+                if covers(callback.types, event):
                     self._put(callback, event)
 
     # -- callbacks
 
-    def add(self, callback: EventCallback, types: tuple[str, ...]) -> None:
-        """Call it with each event of these types, beginning with those that are kept."""
+    def add(self, call: EventCallback, types: tuple[str, ...]) -> None:
+        """Call it with each event of these types, beginning with those that are kept; instead of the one that it replaces."""
         self.start()
+        callback = _Callback(call, types, contextvars.copy_context())
         with self._changed:
-            self._callbacks.append((callback, types))
+            self._drop([one for one in self._callbacks if callback.replaces(one)])
+            self._callbacks.append(callback)
             for event in self._kept:
                 if covers(types, event):
                     self._put(callback, event)
@@ -199,18 +254,24 @@ class Listener:
                 self._thread = threading.Thread(target=self._call_all, name="notification feed", daemon=True)
                 self._thread.start()
 
-    def remove(self, callback: EventCallback) -> bool:
+    def remove(self, call: EventCallback) -> bool:
         """Call it no more; False where it is not there."""
         with self._changed:
-            before = len(self._callbacks)
-            self._callbacks = [one for one in self._callbacks if one[0] != callback]
-            self._due = deque(one for one in self._due if one[0] != callback)
-            return len(self._callbacks) < before
+            found = [one for one in self._callbacks if one.call == call]
+            self._drop(found)
+            return bool(found)
 
-    def _put(self, callback: EventCallback, event: dict[str, Any]) -> None:
+    def _drop(self, callbacks: list[_Callback]) -> None:
+        self._callbacks = [one for one in self._callbacks if one not in callbacks]
+        self._due = deque(one for one in self._due if one[0] not in callbacks)
+
+    def _put(self, callback: _Callback, event: dict[str, Any]) -> None:
         if len(self._due) >= KEPT:
             self._due.popleft()
-            _log.warning("a feed's callbacks are over %d events behind: the oldest were left out", KEPT)
+            self._left_out += 1
+            if _is_round(self._left_out):
+                text = "a feed's callbacks are over %d events behind: the oldest were left out, %d by now"
+                _log.warning(text, KEPT, self._left_out)
         self._due.append((callback, event))
         self._changed.notify()
 
@@ -222,12 +283,27 @@ class Listener:
                     return
                 callback, event = self._due.popleft()
             try:
-                callback(event)
+                callback.context.run(callback.call, event)
             except Exception as error:  # noqa: BLE001  # a user's own, which is shown
-                name = getattr(callback, "__name__", "the callback")
-                kind = event.get("notification_type")
-                _log.error("%s failed for a %s event", name, kind, exc_info=error)
-                self._tell(f"on: {name} raised {type(error).__name__} for {kind}: {error}")
+                callback.context.run(self._failed, callback, event, error)
+
+    def _failed(self, callback: _Callback, event: dict[str, Any], error: Exception) -> None:
+        """Show it in the feed, and log it: the first with its traceback, then how many there are. Where nobody has set up
+        logging, Python prints what is logged as an error, and a notebook would be full of it."""
+        callback.failures += 1
+        name = getattr(callback.call, "__name__", "the callback")
+        text = str(error)
+        short = text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]}…"
+        what = f"{name} raised {type(error).__name__} for {event.get('notification_type')}: {short}"
+        before = callback.failures - 1
+        self._tell(f"on: {what}" + (f" (… and {before:,} before)" if before else ""))
+        if not before:
+            trace = error.__traceback__
+            users = trace and trace.tb_next  # without our own line
+            _log.error("on: %s", what, exc_info=(type(error), error, users))
+        else:
+            level = logging.ERROR if _is_round(callback.failures) else logging.INFO
+            _log.log(level, "on: %s (… and %d before)", what, before)
 
     def close(self) -> None:
         """Listen and call no more. A callback that runs is not waited for. Idempotent."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import traitlets as t
+from IPython import get_ipython
 
 from ipfs_stream_nb.clients.results import hinted
 from ipfs_stream_nb.display import a_kind, table_html, time_text
@@ -46,16 +48,37 @@ _STATIC: Final = Path(__file__).parent / "static"
 _SINCE: Final = re.compile(r"[A-Za-z0-9._]{1,100}-[0-9]{1,19}")
 
 
+_open: Final[weakref.WeakSet[NotificationFeed]] = weakref.WeakSet()
+
+
+class BadValueError(BadRequestError, t.TraitError):
+    """A value that a feed does not take, told in one line."""
+
+
+class _Whole(t.Int[int, int]):
+    """A whole number within bounds."""
+
+    def validate(self, _obj: Any, value: Any) -> int:
+        if type(value) is not int or not self.min <= value <= self.max:
+            shown = repr(value)[:80]
+            raise t.TraitError(f"{self.name}={shown}: expected a whole number, {self.min} to {self.max}")
+        return value
+
+
 class NotificationFeed(StrictWidget):
     """A live list of notifications. The page has them from the server directly, also while the kernel is busy.
 
     What came since it was made, in Python (a second connection, made when it is first asked for):
-        events      a pandas DataFrame: id, time (UTC), notification_type, source, and the keys of the events' data
+        events      a pandas DataFrame: id, time (UTC), notification_type, source, and the keys of the events' data;
+                    without metrics and progress, unless the feed was made for their types by name
         on, off     have a function called with each event of some types
     Can be set:
         height      pixels of the list (320)
         limit       events that a page keeps (100), older ones are dropped and counted
     And fixed: types, filters, since (where the feed began, or was last cleared: a reloaded page shows what came after).
+
+    It lives on, with its callbacks, until `close()`, also where no variable has it any more. A notebook's cell that is run
+    again closes the feeds that it made the last time.
     """
 
     _esm = join_modules(_STATIC / "feed.js")
@@ -64,8 +87,8 @@ class NotificationFeed(StrictWidget):
     types = t.List(t.Unicode(), read_only=True).tag(sync=True)
     filters = t.Dict(read_only=True).tag(sync=True)
     since = t.Unicode(help="epoch-id").tag(sync=True)
-    height = t.Int(320, min=MIN_HEIGHT, max=MAX_HEIGHT).tag(sync=True)
-    limit = t.Int(100, min=1, max=MAX_LIMIT).tag(sync=True)
+    height = _Whole(320, min=MIN_HEIGHT, max=MAX_HEIGHT).tag(sync=True)
+    limit = _Whole(100, min=1, max=MAX_LIMIT).tag(sync=True)
     note = t.Unicode(read_only=True, help="what went wrong in the kernel").tag(sync=True)
 
     base_url = t.Unicode("/", read_only=True).tag(sync=True)
@@ -73,7 +96,8 @@ class NotificationFeed(StrictWidget):
 
     @hinted
     def __init__(self, client: Client, wanted: Subscription, *, height: int = 320, limit: int = 100) -> None:
-        """`client.notification_feed` makes it. Raises TraitError for a height or a limit that is out of range."""
+        """`client.notification_feed` makes it. Raises BadValueError, a TraitError, for a height or a limit that is
+        out of range."""
         server = client.server
         self._client = client
         self._listener = Listener(client, wanted, lambda text: self.set_trait("note", text))
@@ -85,6 +109,22 @@ class NotificationFeed(StrictWidget):
         self.set_trait("same_origin", server.same_origin)
         super().__init__(since=wanted.since, height=height, limit=limit)
         self.on_msg(self._receive)
+        self._made_by = _execution()
+        for feed in [one for one in _open if self._made_again(one)]:
+            feed.close()
+        _open.add(self)
+
+    def _made_again(self, old: NotificationFeed) -> bool:
+        """Whether the cell that makes this feed made the old one when it was run before."""
+        (cell, execution), (cell_before, before) = self._made_by, old._made_by
+        return bool(cell) and cell == cell_before and execution != before
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a trait. Raises BadValueError."""
+        try:
+            super().__setattr__(name, value)
+        except t.TraitError as error:
+            raise BadValueError(str(error)) from None
 
     # ---- in the kernel
 
@@ -92,8 +132,9 @@ class NotificationFeed(StrictWidget):
     def events(self) -> DataFrame:
         """What came since the feed was made, oldest first, the last 10,000 at the most.
 
-        `id` is missing for what the log does not keep (metrics, progress): of that there is what came since `events` or
-        `on` was first used. Keys of the events' data are columns; one that is called like another column is `data.<key>`.
+        What the log does not keep (metrics, progress) is only there where the feed was made for its type by name, such as
+        `notification_feed(["all_events", "system_metrics"])`: without an `id`, and from when `events` or `on` was first
+        used. Keys of the events' data are columns; one that is called like another column is `data.<key>`.
         """
         return table(self._listener.caught_up())
 
@@ -104,10 +145,16 @@ class NotificationFeed(StrictWidget):
     def on(self, type: Types, callback: Any = None) -> Any:  # noqa: A002  # the guide's word
         """Have `callback(event)` called with each event of a type, or of several; usable as a decorator.
 
-        It begins with what came since the feed was made. Calls come one after the other from a thread of the feed's own,
-        also while a cell runs, so that a callback may use the client, and take its time: what comes meanwhile waits. What
-        it raises is shown in the feed, and logged. Raises BadRequestError for a type that is none of the feed's, and for
-        what cannot be called, or would have to be awaited.
+        It begins with what is in `events`. Calls come one after the other from a thread of the feed's own, also while a
+        cell runs, so that a callback may use the client, and take its time: what comes meanwhile waits. What it prints is
+        shown below the cell that called `on`. What it raises is shown in the feed, and logged, with a traceback the first
+        time.
+
+        A cell may be run again: a function takes the place of one with the same name and module and the same types, and
+        begins anew; a lambda or an inner function only that of one with the same code and nothing bound in it.
+
+        Raises BadRequestError for a type that is none of the feed's, and for what cannot be called, or would have to be
+        awaited.
         """
         types = self._own(type)
         if callback is None:
@@ -139,7 +186,7 @@ class NotificationFeed(StrictWidget):
         return names
 
     def close(self) -> None:
-        """End it, in every view and in the kernel. Idempotent."""
+        """End it, in every view and in the kernel: no callback is called any more. Idempotent."""
         if not self._closed:
             self._listener.close()
         super().close()
@@ -191,6 +238,13 @@ class NotificationFeed(StrictWidget):
         if not _SINCE.fullmatch(since):
             raise t.TraitError(f"since={since[:100]!r}: expected an epoch and an id, such as '8f3a-120'")
         return since
+
+
+def _execution() -> tuple[str | None, str | None]:
+    """The notebook's cell that runs, and which run of it this is; None where it is not known."""
+    parent_of = getattr(get_ipython(), "get_parent", None)  # none outside of Jupyter
+    parent = (parent_of() if parent_of else None) or {}
+    return parent.get("metadata", {}).get("cellId"), parent.get("header", {}).get("msg_id")
 
 
 def _in_words(data: dict[str, Any]) -> str:

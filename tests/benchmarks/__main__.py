@@ -7,7 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("bench_add", "bench_http", "bench_frames", "bench_kubo", "bench_sockets")
+BENCHMARKS = (
+    "bench_add",
+    "bench_http",
+    "bench_frames",
+    "bench_kubo",
+    "bench_sockets",
+    "bench_notifications",
+    "bench_feed",
+)
 
 
 def main() -> int:

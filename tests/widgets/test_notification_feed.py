@@ -15,13 +15,14 @@ import pytest
 from comm.base_comm import BaseComm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jupyter_client.manager import start_new_kernel
 from traitlets import TraitError
 
 import ipfs_stream_nb as ipfs
 from ipfs_stream_nb.errors import BadRequestError
 from ipfs_stream_nb.notifications.events import NotificationType
 from ipfs_stream_nb.widgets import feed_events
-from ipfs_stream_nb.widgets.feed_events import MAX_COLUMNS, table
+from ipfs_stream_nb.widgets.feed_events import MAX_COLUMNS, Subscription, table
 from ipfs_stream_nb.widgets.notification_feed import NotificationFeed
 
 
@@ -97,9 +98,11 @@ def test_a_new_feed(make: Callable[..., NotificationFeed]) -> None:
         ({"filters": {"a": object()}}, BadRequestError, "must be JSON"),
         ({"filters": "cid"}, BadRequestError, "filters are an object"),
         ({"filters": {"size": {"gt": "x", "lt": []}}}, BadRequestError, "lt"),
-        ({"height": 5}, TraitError, "height"),
-        ({"limit": 0}, TraitError, "limit"),
-        ({"limit": 10_001}, TraitError, "limit"),
+        ({"height": 5}, TraitError, "^height=5: expected a whole number, 60 to 4000$"),
+        ({"height": "big"}, BadRequestError, "^height='big': expected a whole number"),
+        ({"limit": 0}, TraitError, "^limit=0: "),
+        ({"limit": True}, TraitError, "^limit=True: "),
+        ({"limit": 10_001}, BadRequestError, "1 to 10000"),
         ({"tipes": "custom_event"}, TypeError, "did you mean 'types'"),
     ],
 )
@@ -116,6 +119,9 @@ def test_a_mistyped_trait(make: Callable[..., NotificationFeed]) -> None:
         feed.heigth = 200
     with pytest.raises(TraitError, match="read-only"):
         feed.types = ["pin_added"]
+    with pytest.raises(BadRequestError, match="expected a whole number") as raised:
+        feed.height = 7.5
+    assert len(raised.value._render_traceback_()) <= 3  # the text, and lines of the test's own
     feed.height = 200
     feed.limit = 5
 
@@ -155,6 +161,45 @@ def test_filters_hold_in_the_kernel_too(client: ipfs.Client, make: Callable[...,
     assert time.monotonic() - begun < feed_events.CATCH_UP
 
 
+def test_what_is_not_kept(client: ipfs.Client, make: Callable[..., NotificationFeed]) -> None:
+    """Metrics and progress are in the table where their type was asked for by name; callbacks have them in any case."""
+    everything, metrics = make(), make(["system_metrics", "custom_event"])
+    assert everything.events.empty
+    heard: list[dict[str, Any]] = []
+    everything.on("system_metrics", heard.append)
+    wait_for(lambda: len(metrics.events) >= 1)
+    wait_for(lambda: heard)
+    client.emit({"n": 1})
+    assert list(everything.events["notification_type"]) == ["custom_event"]
+    assert set(metrics.events["notification_type"]) == {"system_metrics", "custom_event"}
+    assert metrics.events["id"].isna().iloc[0]
+
+
+def test_a_feed_that_begins_earlier(client: ipfs.Client, make: Callable[..., NotificationFeed]) -> None:
+    """`since` is an event's id, or a cursor, also of a log that is gone; the table has what came after it at once."""
+
+    def begin(since: Any, filters: Any = None) -> NotificationFeed:
+        return NotificationFeed(client, client._run(Subscription.begin, "custom_event", filters, since))
+
+    feed = make("custom_event")
+    first, *_ = [client.emit({"n": n}) for n in range(4)]
+    epoch = feed.since.rpartition("-")[0]
+    for since in (first, f"{epoch}-{first}"):
+        later = begin(since)
+        assert later.since == f"{epoch}-{first}"
+        assert list(later.events["n"]) == [1, 2, 3]
+        later.close()
+    for filters, fitting in ((None, [0, 1, 2, 3]), ({"n": "none such"}, [])):
+        other = begin("another-3", filters)
+        begun = time.monotonic()
+        assert list(other.events.get("n", []))[-4:] == fitting
+        assert time.monotonic() - begun < feed_events.CATCH_UP
+        other.close()
+    for bad in ("yesterday", -1, 1.5, True):
+        with pytest.raises(BadRequestError, match="since="):
+            begin(bad)
+
+
 def test_callbacks(client: ipfs.Client, make: Callable[..., NotificationFeed]) -> None:
     """Each event of its types comes once and in order, from when the feed was made, in a thread that may use the client;
     the caller's own thread is not needed for it."""
@@ -185,7 +230,7 @@ def test_callbacks(client: ipfs.Client, make: Callable[..., NotificationFeed]) -
 def test_a_callback_that_fails(
     client: ipfs.Client, make: Callable[..., NotificationFeed], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is shown in the feed and logged, is called again, and holds up no other."""
+    """It is shown in the feed and logged, once with its traceback, is called again, and holds up no other."""
     feed = make("custom_event")
     heard: list[int] = []
 
@@ -194,13 +239,111 @@ def test_a_callback_that_fails(
 
     feed.on("custom_event", fails)
     feed.on("custom_event", lambda one: heard.append(one["data"]["n"]))
-    client.emit({"n": 1})
-    client.emit({"n": 2})
-    wait_for(lambda: heard == [1, 2])
-    wait_for(lambda: feed.note == "on: fails raised ValueError for custom_event: no 2")
-    assert caplog.text.count("Traceback") == 2
+    for n in range(12):
+        client.emit({"n": n})
+    wait_for(lambda: heard == list(range(12)))
+    wait_for(lambda: feed.note == "on: fails raised ValueError for custom_event: no 11 (… and 11 before)")
     shown = [m["state"]["note"] for m in feed.comm.sent if "note" in m.get("state", {})]
-    assert shown[-1].endswith("no 2")
+    shown.remove("")  # when it was made
+    assert shown[0] == "on: fails raised ValueError for custom_event: no 0"
+    loud = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert loud == [shown[0], "on: fails raised ValueError for custom_event: no 9 (… and 9 before)"]
+    assert caplog.text.count("Traceback") == 1
+    assert (
+        "feed_events.py" not in caplog.text[caplog.text.index("Traceback") :].partition("ValueError: no 0")[0]
+    )
+
+    def fails_at_length(_event: Any) -> None:
+        raise RuntimeError("x" * 5000)
+
+    feed.on("custom_event", fails_at_length)
+    wait_for(lambda: "x…" in feed.note)
+    assert len(feed.note) < 400
+
+
+def test_a_callback_that_is_given_again(client: ipfs.Client, make: Callable[..., NotificationFeed]) -> None:
+    """A cell that is run again does not multiply its callbacks; those that only look alike are all kept."""
+    feed = make(["custom_event", "pin_added"])
+    space: dict[str, Any] = {"feed": feed, "heard": []}
+    cell = (
+        "@feed.on('custom_event')\n"
+        "def note(event): heard.append(('note', event['data']['n']))\n"
+        "@feed.on(['pin_added', 'custom_event'])\n"
+        "def note(event): heard.append(('other types', event['data']['n']))\n"
+        "feed.on('custom_event', lambda event: heard.append(('lambda', event['data']['n'])))\n"
+        "for name in 'ab':\n"
+        "    feed.on('custom_event', lambda event, name=name: heard.append((name, event['data']['n'])))\n"
+    )
+    once = [("note", 0), ("other types", 0), ("lambda", 0), ("a", 0), ("b", 0)]
+    exec(cell, space)  # noqa: S102  # as a notebook does
+    client.emit({"n": 0})
+    wait_for(lambda: len(space["heard"]) == len(once))
+    assert space["heard"] == once
+    feed.on("custom_event", space["heard"].append)
+    others: list[Any] = []
+    feed.on("custom_event", others.append)
+    wait_for(lambda: others)
+    space["heard"] = heard = []
+    exec(cell.replace("'note', ", "'changed', "), space)  # noqa: S102
+    client.emit({"n": 1})
+    wait_for(
+        lambda: len(heard) == 12
+    )  # each of the five again from the beginning, and two that could not be told
+    for what, times in (("changed", 1), ("other types", 1), ("lambda", 1), ("a", 2), ("b", 2)):
+        assert heard.count((what, 1)) == times
+    assert not [one for one in heard if one[0] == "note"]
+    assert len(others) == 2
+
+
+def test_cells_that_are_run_again() -> None:
+    """In a real kernel: the feed that a cell made before is closed, and what callbacks print and raise is shown below the
+    cell that gave them, never below the one that runs."""
+    manager, kernel = start_new_kernel()
+    outputs: dict[str, str] = {}
+    cells: dict[str, str] = {}
+
+    def take() -> dict[str, Any]:
+        message = kernel.get_iopub_msg(timeout=30)
+        cell = cells.get(message["parent_header"].get("msg_id"), "")
+        if message["msg_type"] == "stream":
+            outputs[cell] = outputs.get(cell, "") + message["content"]["text"]
+        assert message["msg_type"] != "error", message["content"]
+        return message
+
+    def run(cell: str, code: str) -> None:
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+        request = kernel.session.msg("execute_request", content, metadata={"cellId": cell})
+        cells[request["header"]["msg_id"]] = cell
+        kernel.shell_channel.send(request)
+        while (message := take())["content"].get("execution_state") != "idle" or message["parent_header"][
+            "msg_id"
+        ] != request["header"]["msg_id"]:
+            pass
+
+    try:
+        run(
+            "begin", "import tempfile, ipfs_stream_nb as ipfs\nclient = ipfs.connect(repo=tempfile.mkdtemp())"
+        )
+        make = (
+            "feed, second = client.notification_feed(), client.notification_feed()\n"
+            "@feed.on('custom_event')\ndef tell(event): print('told', event['data'])\nfeed"
+        )
+        run("make", make)
+        run("keep", "old, other = feed, client.notification_feed()")
+        run("make", make)
+        run("fail", "@feed.on('custom_event')\ndef fails(event): raise KeyError('no such key')")
+        run("emit", "for n in range(5): client.emit({'n': n})\nprint(old, feed, second, other)")
+        while "4}" not in outputs.get("make", "") or "KeyError: 'no such key'" not in outputs.get("fail", ""):
+            take()
+        run("end", "print(feed.note)\nclient.close()")
+    finally:
+        kernel.stop_channels()
+        manager.shutdown_kernel(now=True)
+    alive = "NotificationFeed(all events)"
+    assert outputs["emit"] == f"NotificationFeed(all events, closed) {alive} {alive} {alive}\n"
+    assert outputs["make"] == "".join(f"told {{'n': {n}}}\n" for n in range(5))
+    assert outputs["fail"].count("Traceback") == 1
+    assert set(outputs) <= {"make", "fail", "emit", "end"}
 
 
 def test_off(client: ipfs.Client, make: Callable[..., NotificationFeed]) -> None:
@@ -270,7 +413,7 @@ def test_callbacks_that_are_too_slow(
     go.set()
     wait_for(lambda: heard[-1:] == [7])
     assert heard == [0, 5, 6, 7]
-    assert "the oldest were left out" in caplog.text
+    assert caplog.text.count("the oldest were left out") == 1
 
 
 def test_closing(client: ipfs.Client, make: Callable[..., NotificationFeed]) -> None:

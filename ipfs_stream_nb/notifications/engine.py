@@ -14,6 +14,8 @@ MAX_AGE: Final = 7 * 86400.0
 """Seconds for which it keeps them."""
 MAX_BYTES: Final = 256 << 20
 """Bytes that it takes."""
+PAGE_BYTES: Final = 1 << 20
+"""Bytes of events that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,12 @@ class Engine(Protocol):
         what is announced meanwhile comes with id 0. Waits for ever. Where events after `since` are trimmed, it begins
         with the oldest there is. Raises EpochChangedError, StoreError."""
 
-    async def read(self, after: int, limit: int) -> list[Record]:
-        """The oldest events after the id `after`, at most `limit`, in order; fewer where the log's last is among them."""
+    async def read(self, after: int, limit: int, max_bytes: int = PAGE_BYTES) -> list[Record]:
+        """The oldest events after the id `after`, at most `limit`, and where there are several no more than `max_bytes` of
+        their bodies, in order; none where there are none."""
 
-    async def read_back(self, before: int, limit: int) -> list[Record]:
-        """The newest events below the id `before`, at most `limit`, in order of their ids."""
+    async def read_back(self, before: int, limit: int, max_bytes: int = PAGE_BYTES) -> list[Record]:
+        """The newest events below the id `before`, at most as many, in order of their ids."""
 
     async def trim(self) -> None:
         """Drop from its front what is over the limits of size and age."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -13,6 +14,8 @@ from ipfs_stream_nb.errors import BadRequestError, TooLargeError
 
 MAX_EVENT: Final = 64 << 10
 """Bytes of one event's JSON."""
+MAX_DEPTH: Final = 64
+"""Lists and objects in one another in an event's data: whoever parses it has a stack."""
 MAX_SOURCE: Final = 200
 """Characters of an event's source."""
 SOURCE: Final = "ipfs_stream_nb"
@@ -79,6 +82,8 @@ class Event:
             raise BadRequestError(f"an event's data is a JSON object, not a {type(self.data).__name__}")
         if self.source is not None and not (isinstance(self.source, str) and len(self.source) <= MAX_SOURCE):
             raise BadRequestError(f"an event's source is text of at most {MAX_SOURCE} characters")
+        if _depth(self.data) > MAX_DEPTH:
+            raise BadRequestError(f"the event's data is nested more than {MAX_DEPTH} lists and objects deep")
         message = {
             "type": self.kind,
             "notification_type": self.notification_type.value,
@@ -98,14 +103,30 @@ class Event:
         return body[:-1]
 
 
+def no_type(name: object, types: Iterable[str] = NotificationType) -> str:
+    """What to say of what is none of the types, with the one that may have been meant."""
+    known, shown = [str(kind) for kind in types], str(name)[:80]
+    close = difflib.get_close_matches(shown, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"these are: {', '.join(known)}"
+    return f"{shown!r} is no notification type; {hint}"
+
+
+def _depth(value: object) -> int:
+    """How many lists and objects are in one another, counted no further than it matters."""
+    depth, layer = 0, [value]
+    while layer and depth <= MAX_DEPTH:
+        nested = [each for each in layer if isinstance(each, (Mapping, list, tuple))]
+        layer = [inner for each in nested for inner in (each.values() if isinstance(each, Mapping) else each)]
+        depth += bool(nested)
+    return depth
+
+
 def event_type(name: object) -> NotificationType:
     """The type that an event may have. Raises BadRequestError."""
     try:
         found = NotificationType(name)  # type: ignore[arg-type]
     except (ValueError, TypeError):
-        raise BadRequestError(
-            f"{str(name)[:80]!r} is no notification type; these are: {', '.join(EVENT_TYPES)}"
-        ) from None
+        raise BadRequestError(no_type(name, EVENT_TYPES)) from None
     if found is NotificationType.ALL_EVENTS:
         raise BadRequestError("all_events is for subscribing; an event has one of the other types")
     return found

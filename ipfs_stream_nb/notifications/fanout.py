@@ -19,8 +19,8 @@ from ipfs_stream_nb.notifications.subscriber import Subscriber
 
 RETRY_SECONDS: Final = 1.0
 """Seconds until a log that could not be read is tried again."""
-TURN: Final = 100
-"""Subscribers who are sent to before others have their turn on the event loop."""
+TURN_SECONDS: Final = 0.005
+"""Seconds of sending after which others have their turn on the event loop."""
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +44,24 @@ class FanOut:
         self._on_anew = on_anew
 
     async def run(self) -> None:
-        """Send on what comes to the log, for ever."""
+        """Send on what comes to the log, for ever, whatever happens to it."""
         while True:
             try:
+                await asyncio.sleep(0)  # so that what fails at once cannot hold up everybody
+                if (await self._engine.bounds()).epoch != self._history.epoch:
+                    await self._begin_anew()
+                for subscriber in list(self._subscribers.values()):
+                    subscriber.wake()  # who missed something, reads it
                 async with aclosing(self._engine.subscribe(self._history.head)) as batches:
                     async for records in batches:
                         await self._send_on(records)
             except EpochChangedError:
-                await self._begin_anew()
+                continue
             except IPFSStreamError as error:
                 log.warning("The log of notifications cannot be read: %s", error)
-                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:  # one event, or one subscriber, must not end the feed of all others
+                log.exception("Notifications could not be sent on")
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _send_on(self, records: list[Record]) -> None:
         for kept, group in itertools.groupby(records, key=lambda record: record.id > 0):
@@ -75,7 +82,8 @@ class FanOut:
         last = records[-1].id
         batch = Batch(records)
         packs: dict[tuple[Selection, int], Pack] = {}
-        for turn, subscriber in enumerate(list(self._subscribers.values()), 1):
+        began = asyncio.get_running_loop().time()
+        for subscriber in list(self._subscribers.values()):
             if whole and subscriber.tail == before and subscriber.held <= before:
                 key = (subscriber.selection, subscriber.prev)
                 pack = packs.get(key)
@@ -84,21 +92,28 @@ class FanOut:
                 subscriber.deliver(pack, last)
             else:
                 subscriber.wake()  # it reads the log at a pace of its own
-            if turn % TURN == 0:
-                await asyncio.sleep(0)
+            began = await self._turn(began)
+
+    async def _turn(self, began: float) -> float:
+        """Let others have their turn on the event loop after TURN_SECONDS."""
+        now = asyncio.get_running_loop().time()
+        if now - began < TURN_SECONDS:
+            return began
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop().time()
 
     async def _pass_on(self, records: list[Record]) -> None:
         """Send events that no log keeps."""
         batch = Batch(records)
         packs: dict[Selection, Pack] = {}
-        for turn, subscriber in enumerate(list(self._subscribers.values()), 1):
+        began = asyncio.get_running_loop().time()
+        for subscriber in list(self._subscribers.values()):
             pack = packs.get(subscriber.selection)
             if pack is None:
                 pack = packs[subscriber.selection] = Pack.of(subscriber.selection.wanted(batch), 0)
             if pack.messages:
                 subscriber.pass_on(pack)
-            if turn % TURN == 0:
-                await asyncio.sleep(0)
+            began = await self._turn(began)
 
     async def _begin_anew(self) -> None:
         """The log began anew: everybody is told, and gets all that is in the new one."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
-from ipfs_stream_nb.notifications.engine import Engine
+from ipfs_stream_nb.notifications.engine import PAGE_BYTES, Engine
 from ipfs_stream_nb.notifications.events import Record
+from ipfs_stream_nb.notifications.packs import MAX_PACK, first_of
 from ipfs_stream_nb.notifications.rights import Principal, may_see
+from ipfs_stream_nb.notifications.selection import readable
 
-PAGE: Final = 200
+PAGE: Final = 500
 """Records that are read from the log at once."""
+ASKING: Final = 4
+"""Answers that are made at once; others wait."""
 SEARCHED: Final = 100_000
 """Records that are looked at for one answer, at the most."""
 MAX_BYTES: Final = 1 << 20
@@ -27,6 +33,7 @@ class History:
         self.head = 0
         self.recent: deque[Record] = deque(maxlen=size)
         """The latest of them, without a gap."""
+        self._asking = asyncio.Semaphore(ASKING)
 
     async def begin(self, *, head: int | None = None) -> None:
         """Take the log as it is now, or from an id on: at the start, and when it began anew."""
@@ -43,40 +50,36 @@ class History:
         self.head = records[-1].id
 
     async def after(self, id: int) -> list[Record]:  # noqa: A002  # the protocol's word
-        """The oldest ones behind an id, a page of them, and none behind `head`."""
-        return [record for record in await self._read(id) if record.id <= self.head]
+        """The oldest ones behind an id, as many as are sent at once, and none behind `head`."""
+        records = await self._read(id, MAX_PACK)
+        return [record for record in first_of(records) if record.id <= self.head]
 
-    async def _read(self, after: int) -> list[Record]:
+    async def _read(self, after: int, max_bytes: int) -> list[Record]:
         if self.recent and self.recent[0].id <= after + 1 <= self.recent[-1].id:
             skipped = after + 1 - self.recent[0].id
             return list(islice(self.recent, skipped, skipped + PAGE))
-        return await self._engine.read(after, PAGE)
+        return await self._engine.read(after, PAGE, max_bytes)
 
     async def latest(
         self, limit: int, wanted: str | None, principal: Principal | None, since: int | None
-    ) -> list[Record]:
+    ) -> list[dict[str, Any]]:
         """The newest `limit` that somebody may see, of one type where `wanted` names it; with `since` the oldest
-        behind that id. As many as there is room for, in order of their ids."""
-
-        def fits(record: Record) -> bool:
-            return wanted in (None, record.notification_type) and may_see(
-                principal, record.notification_type, record.owner
-            )
-
-        found: list[Record] = []
-        looked = 0
-        if since is not None:
-            while len(found) < limit and looked < SEARCHED and (page := await self._read(since)):
-                found.extend(filter(fits, page))
+        behind that id. In order of their ids, and no more than there is room for in one answer."""
+        async with self._asking:
+            found = Found(limit, wanted, principal)
+            looked = 0
+            if since is not None:
+                while not found.full and looked < SEARCHED and (page := await self._read(since, PAGE_BYTES)):
+                    found.take(page)
+                    looked += len(page)
+                    since = page[-1].id
+                return found.messages
+            before = (await self._engine.bounds()).last + 1  # which may not have been sent on yet
+            while not found.full and looked < SEARCHED and (page := await self._back(before)):
+                found.take(reversed(page))
                 looked += len(page)
-                since = page[-1].id
-            return _cut(found[:limit], newest=False)
-        before = (await self._engine.bounds()).last + 1  # which may not have been sent on yet
-        while len(found) < limit and looked < SEARCHED and (page := await self._back(before)):
-            found[:0] = filter(fits, page)
-            looked += len(page)
-            before = page[0].id
-        return _cut(found[-limit:] if limit else [], newest=True)
+                before = page[0].id
+            return found.messages[::-1]
 
     async def _back(self, before: int) -> list[Record]:
         if self.recent and self.recent[0].id < before <= self.recent[-1].id + 1:
@@ -88,13 +91,32 @@ class History:
         return {"type": "reset", "epoch": self.epoch, "first": first}
 
 
-def _cut(records: list[Record], *, newest: bool) -> list[Record]:
-    """As many of the newest, or of the first ones, as one answer has room for."""
-    kept: list[Record] = []
-    size = 0
-    for record in reversed(records) if newest else records:
-        size += len(record.body)
-        if kept and size > MAX_BYTES:
-            break
-        kept.append(record)
-    return kept[::-1] if newest else kept
+class Found:
+    """What a search has found, no more than is asked for or than one answer has room for."""
+
+    def __init__(self, limit: int, wanted: str | None, principal: Principal | None) -> None:
+        self._limit = limit
+        self._wanted = wanted
+        self._principal = principal
+        self._size = 0
+        self.messages: list[dict[str, Any]] = []
+        self.full = limit == 0
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Take those that fit."""
+        for record in records:
+            if self.full:
+                return
+            if self._wanted not in (None, record.notification_type) or not may_see(
+                self._principal, record.notification_type, record.owner
+            ):
+                continue
+            message = readable(record)
+            if message is None:
+                continue
+            self._size += len(record.body)
+            if self.messages and self._size > MAX_BYTES:
+                self.full = True
+                return
+            self.messages.append(message)
+            self.full = len(self.messages) == self._limit

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ipfs_stream_nb.errors import BadRequestError, StoreError
-from ipfs_stream_nb.notifications.engine import MAX_AGE, MAX_BYTES, MAX_EVENTS, Bounds
+from ipfs_stream_nb.notifications.engine import MAX_AGE, MAX_BYTES, MAX_EVENTS, PAGE_BYTES, Bounds
 from ipfs_stream_nb.notifications.events import MAX_EVENT, Event, Record
 from ipfs_stream_nb.notifications.jetstream_consumer import Follower, Source, read
 from ipfs_stream_nb.notifications.jetstream_link import Link, LostError, Site
@@ -185,18 +185,18 @@ class JetStreamEngine:
             self._followers.discard(follower)
             await follower.close()
 
-    async def read(self, after: int, limit: int) -> list[Record]:
+    async def read(self, after: int, limit: int, max_bytes: int = PAGE_BYTES) -> list[Record]:
         """As the protocol says."""
         bounds = await self.bounds()
         start = max(after + 1, bounds.first)
-        return await self._read(start, min(limit, bounds.last - start + 1))
+        return await self._read(start, min(limit, bounds.last - start + 1), max_bytes, newest=False)
 
-    async def read_back(self, before: int, limit: int) -> list[Record]:
+    async def read_back(self, before: int, limit: int, max_bytes: int = PAGE_BYTES) -> list[Record]:
         """As the protocol says."""
         bounds = await self.bounds()
         end = min(before, bounds.last + 1)
         start = max(bounds.first, end - limit)
-        return await self._read(start, end - start)
+        return await self._read(start, end - start, max_bytes, newest=True)
 
     async def trim(self) -> None:
         """Nothing: the server drops what is over the limits."""
@@ -210,14 +210,14 @@ class JetStreamEngine:
         setbacks, self._setbacks = self._setbacks, []
         return setbacks
 
-    async def _read(self, start: int, count: int) -> list[Record]:
+    async def _read(self, start: int, count: int, max_bytes: int, *, newest: bool) -> list[Record]:
         if count <= 0:
             return []
         try:
             async with asyncio.timeout(self._timeout):
                 while True:
                     try:
-                        return await read(self._source, start, count)
+                        return await read(self._source, start, count, max_bytes, newest=newest)
                     except LostError:
                         await self._link.up()
         except TimeoutError:

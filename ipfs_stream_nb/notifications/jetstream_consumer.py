@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ipfs_stream_nb.errors import StoreError
 from ipfs_stream_nb.notifications.engine import Bounds, EpochChangedError
-from ipfs_stream_nb.notifications.events import Record
+from ipfs_stream_nb.notifications.events import MAX_EVENT, Record
 from ipfs_stream_nb.notifications.jetstream_link import Link, LostError
 from ipfs_stream_nb.notifications.jetstream_wire import (
     NO_STREAM,
@@ -22,6 +23,7 @@ from ipfs_stream_nb.notifications.jetstream_wire import (
     nothing,
     place,
     record_of,
+    size_of,
     status_of,
 )
 
@@ -62,12 +64,19 @@ class Source:
     bounds: Callable[[], Awaitable[Bounds]]
 
 
-class Consumer:
+T = TypeVar("T")
+Make = Callable[[int, bytes, Mapping[str, str] | None], T]
+"""Makes, of a message's id, payload and headers, what is wanted of it."""
+
+
+class Consumer(Generic[T]):
     """Delivers a stream from one id on, as it is asked to, each message once and in order, until `broken`."""
 
-    def __init__(self, source: Source, wake: asyncio.Event) -> None:
-        """`wake` is set whenever something has come."""
-        self.arrived: list[Record] = []
+    def __init__(
+        self, source: Source, wake: asyncio.Event, make: Make[T], *, only_headers: bool = False
+    ) -> None:
+        """`wake` is set whenever something has come; `only_headers`: without the payloads."""
+        self.arrived: list[T] = []
         self.asked = 0
         """Messages that are still to come of those that were asked for."""
         self.broken = False
@@ -76,6 +85,8 @@ class Consumer:
         self._stream = source.stream
         self._api = source.api
         self._wake = wake
+        self._make = make
+        self._only_headers = only_headers
         self._name = ""
         self._inbox = ""
         self._subscription: Subscription | None = None
@@ -91,6 +102,7 @@ class Consumer:
             "ack_policy": "none",
             "replay_policy": "instant",
             "inactive_threshold": UNUSED_SECONDS * _NANO,
+            "headers_only": self._only_headers,
             "mem_storage": True,
             "num_replicas": 1,
         }
@@ -113,7 +125,7 @@ class Consumer:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
         await self._link.send(subject, json.dumps(request).encode(), reply=self._inbox)
 
-    def taken(self) -> list[Record]:
+    def taken(self) -> list[T]:
         """What has arrived, once."""
         arrived, self.arrived = self.arrived, []
         return arrived
@@ -149,7 +161,7 @@ class Consumer:
             else:
                 self._delivered = delivered
                 self.asked -= 1
-                self.arrived.append(record_of(seq, message.data, message.headers))
+                self.arrived.append(self._make(seq, message.data, message.headers))
         self._wake.set()
 
     def _take_status(self, status: str, description: str) -> None:
@@ -160,10 +172,28 @@ class Consumer:
         self.asked = 0
 
 
-async def read(source: Source, start: int, count: int) -> list[Record]:
-    """The `count` events from the id `start` on, all of them below the stream's end. Raises LostError where that must be begun anew."""
+async def read(source: Source, start: int, count: int, max_bytes: int, *, newest: bool) -> list[Record]:
+    """Of the `count` events from the id `start` on, all of them below the stream's end, the first ones that have room, or the
+    `newest`. Raises LostError where that must be begun anew."""
+    if count > max(1, max_bytes // MAX_EVENT):
+        sizes = dict(await _delivered(source, start, count, size_of, only_headers=True))
+        order = range(start, start + count)
+        sums = accumulate(
+            sizes.get(seq, len(nothing(seq).body)) for seq in (order[::-1] if newest else order)
+        )
+        fitting = max(1, sum(total <= max_bytes for total in sums))
+        start += count - fitting if newest else 0
+        count = fitting
+    found = {record.id: record for record in await _delivered(source, start, count, record_of)}
+    return [found.get(seq) or nothing(seq) for seq in range(start, start + count)]
+
+
+async def _delivered(
+    source: Source, start: int, count: int, make: Make[T], *, only_headers: bool = False
+) -> list[T]:
+    """As many messages from an id on as there are, at most `count`."""
     wake = asyncio.Event()
-    consumer = Consumer(source, wake)
+    consumer = Consumer(source, wake, make, only_headers=only_headers)
     try:
         there = min(count, await consumer.open(start))
         if there:
@@ -173,10 +203,9 @@ async def read(source: Source, start: int, count: int) -> list[Record]:
             await wake.wait()
         if consumer.broken:
             raise LostError
-        found = {record.id: record for record in consumer.taken()}
+        return consumer.taken()
     finally:
         await consumer.close()
-    return [found.get(seq) or nothing(seq) for seq in range(start, start + count)]
 
 
 class Follower:
@@ -187,7 +216,7 @@ class Follower:
         self._epoch = epoch
         self._position = since
         self._handed_out = 0
-        self._consumer: Consumer | None = None
+        self._consumer: Consumer[Record] | None = None
         self._arrived: deque[Record] = deque()
         self._live: deque[Record] = deque()
         self._wake = asyncio.Event()
@@ -248,7 +277,7 @@ class Follower:
             async with asyncio.timeout(RETRY_PAUSE):
                 await self._wake.wait()
 
-    async def _wait(self, consumer: Consumer) -> None:
+    async def _wait(self, consumer: Consumer[Record]) -> None:
         try:
             async with asyncio.timeout(SILENCE_SECONDS):
                 await self._wake.wait()
@@ -260,7 +289,7 @@ class Follower:
         await self.close()
         first = await self._first()
         self._position = max(self._position, first - 1)
-        self._consumer = Consumer(self._source, self._wake)
+        self._consumer = Consumer(self._source, self._wake, record_of)
         try:
             await self._consumer.open(self._position + 1)
             await self._consumer.ask(BATCH, wait=True)

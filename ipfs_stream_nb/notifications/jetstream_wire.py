@@ -14,6 +14,8 @@ OWNER: Final = "Ipfs-Stream-Nb-Owner"
 """The header that names an event's owner, as a JSON string in ASCII: a header holds no line breaks, and is trimmed."""
 MESSAGE_ID: Final = "Nats-Msg-Id"
 """The header by which JetStream knows a message that it has already."""
+SIZE: Final = "Nats-Msg-Size"
+"""The header that says how large a message is which is delivered without its payload."""
 STATUS: Final = "Status"
 NO_RESPONDERS: Final = "503"
 NO_STREAM: Final = 10059
@@ -23,6 +25,7 @@ _TYPES: Final = frozenset(kind.value for kind in EVENT_TYPES)
 _KINDS: Final = frozenset({"notification", "system_notification"})
 _REQUIRED: Final = frozenset({"type", "notification_type", "data", "timestamp"})
 _KEYS: Final = _REQUIRED | {"source"}
+_NOTHING: Final = b'{"type":"notification","notification_type":"","data":{}'
 
 
 class Message(Protocol):
@@ -76,15 +79,18 @@ def record_of(seq: int, data: bytes, headers: Mapping[str, str] | None) -> Recor
     return Record(seq, name, owner, kind, float(moment), data[:-1]) if fine else nothing(seq)
 
 
+def size_of(seq: int, _data: bytes, headers: Mapping[str, str] | None) -> tuple[int, int]:
+    """A message's id, and how many bytes its record's body has at most, where it is delivered without its payload."""
+    return seq, max(int((headers or {}).get(SIZE, 0)) - 1, len(_NOTHING))
+
+
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
 def nothing(seq: int) -> Record:
     """Stands for what holds no event, so that ids have no gap. Its type is "": nobody can subscribe to that or may see it."""
-    return Record(
-        seq, "", None, "notification", 0.0, b'{"type":"notification","notification_type":"","data":{}'
-    )
+    return Record(seq, "", None, "notification", 0.0, _NOTHING)
 
 
 def place(reply: str) -> tuple[int, int]:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ipfs_stream_nb.errors import BadRequestError, BusyError, IPFSStreamError, StoreError
-from ipfs_stream_nb.notifications.engine import MAX_AGE, MAX_BYTES, MAX_EVENTS, Bounds, EpochChangedError
+from ipfs_stream_nb.notifications.engine import (
+    MAX_AGE,
+    MAX_BYTES,
+    MAX_EVENTS,
+    PAGE_BYTES,
+    Bounds,
+    EpochChangedError,
+)
 from ipfs_stream_nb.notifications.events import Event, Record
 from ipfs_stream_nb.notifications.log_feed import Feed
 from ipfs_stream_nb.notifications.log_file import Damaged, Limits, LogFile
@@ -27,15 +34,14 @@ MAX_WAITING_BYTES: Final = 32 << 20
 """The same for their bytes."""
 PAGE_EVENTS: Final = 1000
 """Events that a subscriber gets at once of what is in the log."""
-PAGE_BYTES: Final = 4 << 20
-"""The same for their bytes."""
 
 
 class SQLiteEngine:
     """An Engine over a file of SQLite in `directory`, which is made; several servers of one user may share it.
 
     `max_events`, `max_age` (seconds) and `max_bytes` (of the file) bound what is kept. They are looked at each minute and
-    after some thousand events, so the log may be over them by as much. `synchronous`: "FULL", what is acknowledged
+    after some thousand events, so the log may be over them by as much; for as long as no server ran, events may stay beyond
+    their age. `synchronous`: "FULL", what is acknowledged
     survives a loss of power; "NORMAL", only the end of the process. Raises BadRequestError.
     """
 
@@ -59,6 +65,7 @@ class SQLiteEngine:
         self._limits = Limits(max_events, max_age, max_bytes)
         self._door = asyncio.Lock()
         self._writer: LogWriter | None = None
+        self._log: LogFile | None = None
         self._closing = False
         self._feed = Feed()
         self._bounds = Bounds("", 1, 0)
@@ -93,11 +100,12 @@ class SQLiteEngine:
                 self._writer = None
 
     async def _end(self, writer: LogWriter) -> None:
-        self._feed.end(EOFError())
+        self._end_feed(EOFError())
         await asyncio.shield(writer.ended)
         writer.join()  # it has nothing left to do, and so has the other
         self._readers.shutdown()
         self._setbacks += writer.setbacks
+        self._log = None
 
     async def publish(self, event: Event) -> int:
         """Its id, once it is committed; where this is cancelled, it may be committed all the same.
@@ -127,20 +135,19 @@ class SQLiteEngine:
         self._opened()
         return self._feed.follow(max(since, 0), self._read_page)
 
-    async def read(self, after: int, limit: int) -> list[Record]:
+    async def read(self, after: int, limit: int, max_bytes: int = PAGE_BYTES) -> list[Record]:
         """Engine.read."""
-        return await self._read(lambda log: log.read(after, limit))
+        return await self._read(lambda log: log.read(after, limit, max_bytes))
 
-    async def read_back(self, before: int, limit: int) -> list[Record]:
+    async def read_back(self, before: int, limit: int, max_bytes: int = PAGE_BYTES) -> list[Record]:
         """Engine.read_back."""
-        return await self._read(lambda log: log.read_back(before, limit))
+        return await self._read(lambda log: log.read_back(before, limit, max_bytes))
 
     async def _read_page(self, after: int) -> list[Record]:
-        return await self._read(lambda log: log.read(after, PAGE_EVENTS, PAGE_BYTES))
+        return await self.read(after, PAGE_EVENTS)
 
-    async def _read(self, action: Callable[[LogFile], list[Record]]) -> list[Record]:
-        writer = self._opened()
-        log = writer.log
+    async def _read(self, action: Callable[[LogFile], list[Record]], *, again: bool = True) -> list[Record]:
+        writer, log = self._opened(), self._log
         failure: Exception = Damaged("was closed meanwhile")
         if log is not None:
             try:
@@ -148,10 +155,12 @@ class SQLiteEngine:
             except EOFError:
                 pass  # the writer has lost it, or is at its end
             except (sqlite3.Error, Damaged) as error:
-                failure = error
+                failure, again = error, False
         if not self._closing:
             # what comes of it is known before this fails: a subscriber's EpochChangedError above all
             await asyncio.shield(writer.call(functools.partial(writer.suspect, log, failure)))
+        if again:  # another log is open by now
+            return await self._read(action, again=False)
         raise explain(failure, self._directory) from failure
 
     async def trim(self) -> None:
@@ -183,12 +192,17 @@ class SQLiteEngine:
         """Whether somebody follows the log."""
         return bool(self._feed)
 
-    def began(self, epoch: str, first: int, last: int) -> None:
-        """Another log is open."""
-        self._feed.end(EpochChangedError(f"the log of events began anew, as {epoch}"))
+    def began(self, log: LogFile, first: int, last: int) -> None:
+        """Another log is open, or the same one again; it is read from now on."""
+        self._log = log
+        if log.epoch != self._bounds.epoch or last < self._bounds.last:
+            self._end_feed(EpochChangedError(f"the log of events began anew, as {log.epoch}"))
+        self._bounds = Bounds(log.epoch, first, last)
+        self._feed.committed(last, None)
+
+    def _end_feed(self, reason: Exception) -> None:
+        self._feed.end(reason)
         self._feed = Feed()
-        self._feed.last = last
-        self._bounds = Bounds(epoch, first, last)
 
     def committed(self, batch: list[Pending], first: int, records: list[Record] | None) -> None:
         """Acknowledge events, and send them."""

@@ -123,7 +123,9 @@ def _open_at(place: Place, synchronous: Literal["FULL", "NORMAL"], report: Calla
         return LogFile(place.path, synchronous=synchronous)
     except (Damaged, sqlite3.Error) as error:
         if passing(error, place.path.parent):
-            raise
+            if _is_locked(error):
+                raise
+            return LogFile(place.path, synchronous=synchronous, only_reading=True)
         aside = place.set_aside()
         report(setback(place, error, aside))
     return LogFile(place.path, synchronous=synchronous)

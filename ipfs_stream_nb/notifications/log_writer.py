@@ -57,8 +57,8 @@ class Listener(Protocol):
     def wants_records(self) -> bool:
         """Whether `committed` needs them. Read in the thread."""
 
-    def began(self, epoch: str, first: int, last: int) -> None:
-        """A log is open: the first, or another one after the first was lost."""
+    def began(self, log: LogFile, first: int, last: int) -> None:
+        """A log is open: the first, another one after that was lost, or the same one again."""
 
     def committed(self, batch: list[Pending], first: int, records: list[Record] | None) -> None:
         """They are in the log, with ids from `first` on."""
@@ -220,6 +220,9 @@ class LogWriter(threading.Thread):
         """Do it with the log; once again where room could be made, or where the log was lost and another one begun."""
         for again in (True, False):
             log = self.log or self._begin()
+            if log.only_reading and log.has_room():
+                self._close()
+                log = self._begin()
             try:
                 return action(log)
             except (sqlite3.Error, OSError, Damaged) as error:
@@ -228,7 +231,7 @@ class LogWriter(threading.Thread):
                     if again:
                         continue
                 ours = explain(error, self._directory)
-                if again and isinstance(ours, DiskFullError):
+                if again and isinstance(ours, DiskFullError) and not log.only_reading:
                     self._make_room(log)
                     continue
                 raise ours from error
@@ -251,9 +254,9 @@ class LogWriter(threading.Thread):
             prefer=self._number,
         )
         self._number = self._place.number
-        # told before anybody can read from it: a reader's answer comes to the event loop after this
-        self._post(self._listener.began, log.epoch, log.first, log.last)
         self.log = log
+        # nobody reads from it until they are told there, so that events of two epochs are not taken for one's
+        self._post(self._listener.began, log, log.first, log.last)
         return log
 
     def _set_aside(self, error: Exception) -> None:

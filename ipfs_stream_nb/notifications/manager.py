@@ -342,7 +342,7 @@ class NotificationManager:
         if cursor is not None and cursor.epoch not in (None, self.epoch):
             after = 0
         limit = max(0, min(limit, MAX_HISTORY))
-        return [r.message() for r in await self._history.latest(limit, wanted, principal, after)]
+        return await self._history.latest(limit, wanted, principal, after)
 
     def get_connection_info(self, connection_id: str) -> dict[str, Any]:
         """What is known of a connection. Raises NotFoundError."""

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from ipfs_stream_nb.notifications.events import Record
 
 MAX_PACK: Final = 128 << 10
-"""Bytes of notifications that are sent at once, where there is more than one."""
+"""Bytes of notifications that are sent at once, where there are several."""
 
 
 def first_of(records: list[Record]) -> list[Record]:

@@ -16,14 +16,21 @@ class Batch:
 
     def __init__(self, records: list[Record]) -> None:
         self.records = records
-        self._parsed: dict[int, dict[str, Any]] = {}
+        self._parsed: dict[int, dict[str, Any] | None] = {}
 
-    def message(self, index: int) -> dict[str, Any]:
-        """One of them as the notification that filters look at."""
-        found = self._parsed.get(index)
-        if found is None:
-            found = self._parsed[index] = self.records[index].message()
-        return found
+    def message(self, index: int) -> dict[str, Any] | None:
+        """One of them as the notification that filters look at; None where it cannot be read."""
+        if index not in self._parsed:
+            self._parsed[index] = readable(self.records[index])
+        return self._parsed[index]
+
+
+def readable(record: Record) -> dict[str, Any] | None:
+    """A record's message. None for one that is no JSON, or too deep: others can write to a log, too."""
+    try:
+        return record.message()
+    except (ValueError, RecursionError):
+        return None
 
 
 class Selection:
@@ -49,8 +56,9 @@ class Selection:
     def wanted(self, batch: Batch) -> Iterator[Record]:
         """Those of a batch that are to be sent, in order."""
         for index, record in enumerate(batch.records):
-            if self._matches(record, index, batch) and may_see(
-                self._principal, record.notification_type, record.owner
+            # rights first: what somebody may not see costs nothing to look for
+            if may_see(self._principal, record.notification_type, record.owner) and self._matches(
+                record, index, batch
             ):
                 yield record
 
@@ -58,4 +66,7 @@ class Selection:
         if record.kind == "system_notification":
             return True  # for all who are connected
         filters = self._filters.get(record.notification_type)
-        return filters is not None and (not filters or filters.passes(batch.message(index)))
+        if filters is None or not filters:
+            return filters is not None
+        message = batch.message(index)
+        return message is not None and filters.passes(message)

@@ -8,6 +8,7 @@ lost for either.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from typing import Any, Final
 from ipfs_stream_nb.errors import IPFSStreamError
 from ipfs_stream_nb.notifications.filters import Filters
 from ipfs_stream_nb.notifications.history import History
-from ipfs_stream_nb.notifications.packs import Outlet, Pack, first_of
+from ipfs_stream_nb.notifications.packs import Outlet, Pack
 from ipfs_stream_nb.notifications.rights import Principal
 from ipfs_stream_nb.notifications.selection import Batch, Selection
 from ipfs_stream_nb.transports.connection import INTERNAL, ConnectionClosedError, close_reason
+
+log = logging.getLogger(__name__)
 
 MAX_QUEUED: Final = 256
 """Messages that wait for one subscriber."""
@@ -174,7 +177,9 @@ class Subscriber:
                     await self._read_on()
         except ConnectionClosedError:
             self._lose()
-        except IPFSStreamError as error:  # the log cannot be read: the client comes again with its cursor
+        except Exception as error:  # mostly a log that cannot be read: the client comes again with its cursor
+            if not isinstance(error, IPFSStreamError):
+                log.exception("Nothing more can be sent to subscriber %s", self.id)
             await self.outlet.close(INTERNAL, close_reason(error))
             self._lose()
         finally:
@@ -204,7 +209,7 @@ class Subscriber:
             self.lagged += 1
             self.say({"type": "lagged", "from": begun + 1, "to": self._history.head})
             return
-        records = first_of(await self._history.after(begun))
+        records = await self._history.after(begun)
         if self.tail != begun or self._queue:
             return  # it has subscribed anew meanwhile, or is to be told something first
         self.tail = records[-1].id if records else self._history.head

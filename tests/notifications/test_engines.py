@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from itertools import accumulate
 
 import pytest
 
@@ -80,6 +81,22 @@ async def test_read_gives_the_oldest_after_an_id_and_read_back_the_newest_below(
     ):
         below = [record.id for record in await engine.read_back(before, limit)]
         assert below == ([number for number in range(1, 1001) if number < before][-limit:] if limit else [])
+
+
+async def test_a_page_has_no_more_bytes_than_are_asked_for(engine):
+    """The oldest after an id, or the newest below one, that have room together; one of them whatever its size."""
+    events = [Event("custom_event", {"n": n, "filling": "x" * (n % 7 * 5000)}) for n in range(60)]
+    await asyncio.gather(*map(engine.publish, events))
+    sizes = [len(each.body) for each in events]
+    for max_bytes in (0, sizes[0], sizes[0] + sizes[1], 60_000, 500_000, sum(sizes) - 1, sum(sizes)):
+        for bound in (0, 1, 30, 59, 60):
+            room = max(1, sum(total <= max_bytes for total in accumulate(sizes[bound:])))
+            found = [record.id for record in await engine.read(bound, 100, max_bytes)]
+            assert found == list(range(bound + 1, 61))[:room]
+            room = max(1, sum(total <= max_bytes for total in accumulate(reversed(sizes[:bound]))))
+            found = [record.id for record in await engine.read_back(bound + 1, 100, max_bytes)]
+            assert found == list(range(1, bound + 1))[-room:]
+    assert len(await engine.read(0, 7, 10**6)) == len(await engine.read_back(61, 7, 10**6)) == 7
 
 
 async def test_history_then_live_none_missing_and_none_twice(engine, follow):

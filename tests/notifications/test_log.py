@@ -118,7 +118,7 @@ def test_200_kills_lose_nothing_that_was_acknowledged(home):
             with closing(
                 LogFile(home / "notifications.sqlite", synchronous="NORMAL")
             ) as left:  # checked, not trimmed
-                bounds, records = Bounds(left.epoch, left.first, left.last), left.read(last, 10**6)
+                bounds, records = Bounds(left.epoch, left.first, left.last), left.read(last, 10**6, 10**9)
             epochs |= {epoch, bounds.epoch}
             # what an earlier one left has been looked at, or was trimmed since
             assert [record.id for record in records] == list(
@@ -315,6 +315,11 @@ DAMAGE = {
     "no epoch": _sql("DELETE FROM log"),
     "a gap": _sql("DELETE FROM events WHERE id = 77"),
     "a missing front": _sql("DELETE FROM events WHERE id < 10"),
+    "an id that is too large": _sql("UPDATE log SET trimmed = 9223372036854775806", "DELETE FROM events"),
+    "an id that is none": _sql("UPDATE log SET trimmed = 'none'"),
+    "another epoch": _sql("UPDATE log SET epoch = x'00'"),
+    "a body that is no text": _sql("UPDATE events SET body = x'7bff' WHERE id = 195"),
+    "a body of two lines": _sql("UPDATE events SET body = x'7b0a' WHERE id = 5"),
 }
 
 
@@ -375,7 +380,7 @@ async def test_damage_that_is_found_later_begins_a_new_epoch(home, follow, who, 
             await engine.trim()
         elif who == "reader":
             with pytest.raises(StoreError, match="cannot be used"):
-                await engine.read(0, 10**6)
+                await engine.read(0, 10**6, 10**9)
         else:
             async with aclosing(engine.subscribe(0)) as batches:
                 with pytest.raises(EpochChangedError):
@@ -387,9 +392,112 @@ async def test_damage_that_is_found_later_begins_a_new_epoch(home, follow, who, 
         assert after.epoch != before.epoch
         assert await publish(engine, 5) == list(range(after.last + 1, after.last + 6))
         assert after.first == 1
-        assert len(await engine.read(0, 10**6)) == after.last + 5
+        assert len(await engine.read(0, 10**6, 10**9)) == after.last + 5
         assert len(engine.take_setbacks()) == 1
         assert len(asides(home)) == 1
+
+
+FOREIGN = {
+    "all are deleted": "DELETE FROM events",
+    "the newest are deleted": "DELETE FROM events WHERE id > 90",
+    "one is added behind a gap": "INSERT INTO events SELECT id + 1000000, type, owner, kind, time, body FROM events "
+    "WHERE id = 100",
+    "some are deleted": "DELETE FROM events WHERE id BETWEEN 40 AND 50",
+    "the oldest are deleted": "DELETE FROM events WHERE id < 5",
+}
+
+
+async def _read_all(engine):
+    at = 0
+    while page := await engine.read(at, 30):
+        at = page[-1].id
+
+
+async def _read_all_back(engine):
+    at = 1 << 40
+    while page := await engine.read_back(at, 30):
+        at = page[0].id
+
+
+async def _follow_all(engine):
+    async with aclosing(engine.subscribe(0)) as batches:
+        async for _ in batches:
+            pass
+
+
+@pytest.mark.parametrize("change", FOREIGN)
+@pytest.mark.parametrize("act", [_read_all, _read_all_back, _follow_all])
+async def test_who_reads_what_another_program_has_changed(home, change, act):
+    """A log with a hole is not given for a whole one: it fails, and a new log is begun, as after other damage."""
+    async with opened(home) as engine:
+        await publish(engine, 100)
+        before = await engine.bounds()
+        _sql(FOREIGN[change])(home / "notifications.sqlite")
+        with pytest.raises(EpochChangedError if act is _follow_all else StoreError):
+            await asyncio.wait_for(act(engine), 10)
+        assert (await engine.bounds()).epoch != before.epoch
+        assert len(asides(home)) == len(engine.take_setbacks()) == 1
+        assert await engine.publish(event()) == 1
+
+
+@pytest.mark.parametrize("change", list(FOREIGN)[:3])
+async def test_who_publishes_behind_what_another_program_has_changed(home, change):
+    """Where the newest event is not the one that was, it goes to a new log."""
+    async with opened(home) as engine:
+        await publish(engine, 100)
+        _sql(FOREIGN[change])(home / "notifications.sqlite")
+        assert await publish(engine, 3) == [1, 2, 3]
+        assert len(asides(home)) == len(engine.take_setbacks()) == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_who_reads_at_once_where_the_log_is_lost(home, follow, late, monkeypatch):
+    """However soon it reads after EpochChangedError, it reads the new log; and nobody who reads meanwhile fails."""
+    post = log_writer.LogWriter._post
+
+    def slowly(writer, callback, *values):
+        if callback == writer._listener.began and late:
+            time.sleep(0.02)
+        post(writer, callback, *values)
+        if callback == writer._listener.began and not late:
+            time.sleep(0.02)
+
+    monkeypatch.setattr(log_writer.LogWriter, "_post", slowly)
+
+    async def read_on(engine):
+        while not done.is_set():
+            await engine.read(0, 10)
+
+    done = asyncio.Event()
+    async with opened(home) as engine:
+        reading = asyncio.create_task(read_on(engine))
+        for n in range(5):
+            await publish(engine, 3)
+            follower = follow(engine)
+            await follower.until(bool)
+            home.rename(home.with_name(f"away {n}"))
+            publishing = asyncio.create_task(engine.publish(event(n)))
+            with pytest.raises(EpochChangedError):
+                await follower.ended()
+            assert set(numbers(await engine.read(0, 10))) <= {n}
+            assert await publishing == 1
+        done.set()
+        await reading
+
+
+async def test_a_log_that_is_opened_again_while_it_is_followed(home, follow):
+    """Who reads waits for it; who follows it goes on, for the epoch is the same."""
+    async with opened(home) as engine:
+        await publish(engine, 3)
+        follower = follow(engine)
+        await follower.until(lambda records: len(records) == 3)
+        bounds = await engine.bounds()
+        await engine._writer.call(engine._writer._close)
+        assert numbers(await engine.read(0, 10)) == [0, 1, 2]
+        assert await engine.bounds() == bounds
+        assert await engine.publish(event(3)) == 4
+        await follower.until(lambda records: len(records) == 4)
+        assert engine.take_setbacks() == []
 
 
 async def test_a_failing_write_is_tried_again_in_a_new_log(home, follow):
@@ -540,7 +648,8 @@ async def test_a_disk_that_fills_up(tmp_path, reserve, monkeypatch):
             with pytest.raises(DiskFullError):
                 for _ in range(100):
                     await engine.publish(event(0, MAX_EVENT - 1000))
-            assert [record.id for record in await engine.read(0, 10**6)][: len(acknowledged)] == acknowledged
+            records = await engine.read(0, 10**6, 10**9)
+            assert [record.id for record in records][: len(acknowledged)] == acknowledged
             (disk / "ballast").unlink()
             last = (await engine.bounds()).last
             assert await publish(engine, 20, 20_000) == list(range(last + 1, last + 21))
@@ -567,6 +676,46 @@ async def test_a_disk_that_is_full_when_the_log_is_opened(tmp_path):
         async with opened(disk / "old") as engine:
             assert await engine.bounds() == bounds
             assert engine.take_setbacks() == []
+
+
+@pytest.mark.parametrize("died", [False, True])
+async def test_a_log_is_read_on_a_full_disk(tmp_path, died, follow):
+    """Also one that a process has left open as it died. Publishing fails until there is room, and then goes on; who follows
+    it, in the same epoch."""
+    with small_disk(tmp_path / "disk") as disk:
+        async with opened(disk / "log") as engine:
+            await publish(engine, 2000, 300)
+            bounds = await engine.bounds()
+            if died:
+                shutil.copytree(disk / "log", tmp_path / "copy")
+        if died:
+            shutil.rmtree(disk / "log")
+            shutil.copytree(tmp_path / "copy", disk / "log")
+            (disk / "log" / "notifications.sqlite-shm").unlink()
+            assert (disk / "log" / "notifications.sqlite-wal").stat().st_size
+        with pytest.raises(OSError, match="No space"):
+            (disk / "ballast").write_bytes(bytes(16 << 20))
+        async with opened(disk / "log") as engine:
+            assert await engine.bounds() == bounds
+            follower = follow(engine)
+            await follower.until(lambda records: len(records) == 2000)
+            assert numbers(await engine.read(1000, 100)) == list(range(1000, 1100))
+            assert numbers(await engine.read_back(2001, 5)) == list(range(1995, 2000))
+            for _ in range(2):
+                with pytest.raises(DiskFullError, match="free some space"):
+                    await engine.publish(event())
+            with pytest.raises(DiskFullError):
+                await engine.trim()
+            (disk / "ballast").unlink()
+            assert await publish(engine, 5) == list(range(2001, 2006))
+            await follower.until(lambda records: len(records) == 2005)
+            assert (await engine.bounds()).epoch == bounds.epoch
+            assert len(await engine.read(2000, 10)) == 5
+            await engine.trim()
+            assert engine.take_setbacks() == []
+        async with opened(disk / "log") as engine:
+            assert (await engine.bounds()).last == 2005
+        assert asides(disk / "log") == []
 
 
 async def test_a_full_disk_is_given_what_is_over_the_limits(tmp_path, monkeypatch):
@@ -630,16 +779,36 @@ async def test_the_limit_of_age(home):
         await publish(engine, 5, timestamp=old)
         await engine.trim()
         assert (await engine.bounds()).first == 6
+        await publish(engine, 1)
     async with opened(home, max_age=0.001) as engine:
         await asyncio.sleep(0.01)
         await engine.trim()
         bounds = await engine.bounds()
-        assert (bounds.first, bounds.last) == (12, 11)
+        assert (bounds.first, bounds.last) == (13, 12)
         assert await engine.read(0, 10) == await engine.read_back(100, 10) == []
     async with opened(home) as engine:
         assert await engine.bounds() == bounds
-        assert await engine.publish(event()) == 12
-        assert (await engine.bounds()).first == 12
+        assert await engine.publish(event()) == 13
+        assert (await engine.bounds()).first == 13
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_a_clock_that_is_far_ahead_for_a_while(home, reopened, monkeypatch):
+    """Nothing goes for its age then, whatever is published; where the clock stays so, it goes as time passes."""
+    clock = time.time
+    ahead = 30 * 86400.0
+    async with opened(home) as engine:
+        await publish(engine, 5)
+        monkeypatch.setattr(time, "time", lambda: clock() + ahead)
+        if reopened:
+            await engine.close()
+            await engine.open()
+        await publish(engine, 5, timestamp=time.time())
+        await engine.trim()
+        assert (await engine.bounds()).first == 1
+        engine._log._seen_at -= ahead
+        await engine.trim()
+        assert (await engine.bounds()).first == 6
 
 
 async def test_a_subscriber_of_what_was_trimmed_wholly(home):

@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError, TooLargeError
-from ipfs_stream_nb.notifications import emission
+from ipfs_stream_nb.notifications import emission, fanout
 from ipfs_stream_nb.notifications.authorized import AuthorizedNotificationManager
 from ipfs_stream_nb.notifications.events import EVENT_TYPES, Event, NotificationType, Record
 from ipfs_stream_nb.notifications.log import SQLiteEngine
@@ -284,3 +284,49 @@ def test_bad_cursors(since):
     """Anything else is refused."""
     with pytest.raises(BadRequestError, match="since is the id"):
         parse_since(since)
+
+
+async def test_what_cannot_be_read_harms_nobody(manager, tmp_path):
+    """A record that somebody else wrote and that is no JSON is not shown, and what comes behind it is."""
+    link = QueueOutlet()
+    name = await manager.connect(link)
+    await manager.subscribe(name, ["custom_event"], {"n": 2})
+    deep = b'{"type":"notification","data":' + b"[" * 100_000
+    for body in (b"\x1f no JSON", deep):
+        event = Event(CUSTOM, {})
+        object.__setattr__(event, "body", body)
+        await manager._engine.publish(event)
+    await manager.notify(CUSTOM, {"n": 2})
+    assert (await link.events(1))[0]["id"] == 3
+    assert [event["id"] for event in await manager.get_history()] == [3]
+
+
+async def test_an_event_that_is_too_deep(manager):
+    """Data of over 64 lists and objects in one another is refused."""
+    data: dict = {}
+    inner = data
+    for _ in range(63):
+        inner["x"] = inner = {}
+    await manager.notify(CUSTOM, data)
+    inner["x"] = []
+    with pytest.raises(BadRequestError, match="more than 64"):
+        await manager.notify(CUSTOM, data)
+
+
+async def test_the_feed_outlives_its_faults(manager, monkeypatch, caplog):
+    """Whatever goes wrong with one event is logged, and the next ones are sent."""
+    monkeypatch.setattr(fanout, "RETRY_SECONDS", 0.01)
+    link = QueueOutlet()
+    await manager.subscribe(await manager.connect(link), ["custom_event"])
+    faults = [RuntimeError("a bug"), KeyError("another")]
+
+    def fail(_record):
+        if faults:
+            raise faults.pop()
+
+    manager.listeners.append(fail)
+    for n in range(3):
+        await manager.notify(CUSTOM, {"n": n})
+    assert [event["data"]["n"] for event in await link.events(3)] == [0, 1, 2]
+    assert faults == []
+    assert "could not be sent on" in caplog.text

@@ -33,6 +33,8 @@ class Log:
     first: int = 1
     events: dict[int, dict[str, Any]] = field(default_factory=dict)
     last: int = 0
+    forbidden: frozenset[str] = frozenset()
+    """Types that nobody may see."""
 
     def add(self, kind: str = "custom_event", wire: str = "notification", **data: Any) -> int:
         """Append an event; its id."""
@@ -60,6 +62,7 @@ class Subscriber:
 
     def __init__(self, log: Log) -> None:
         self.log = log
+        self.forbidden = log.forbidden
         self.epoch = log.epoch
         self.types: dict[str, dict[str, Any]] = {}
         self.after: dict[str, int] = {}
@@ -85,11 +88,15 @@ class Subscriber:
                 )
             case "get_history":
                 ids = range(max(self.log.first, self.log.last + 1 - message["limit"]), self.log.last + 1)
-                self.out.append({"type": "history", "events": [self._event(one) for one in ids]})
+                events = [self._event(one) for one in ids]
+                self.out.append({"type": "history", "events": events, "epoch": self.log.epoch})
             case "ping":
                 self.out.append({"type": "pong"})
 
     def _subscribe(self, message: dict[str, Any]) -> None:
+        if "unreadable" in message.get("filters", {}):
+            self.out.append({"type": "error", "code": "too_large", "error": "too many characters"})
+            return
         if "bad" in message.get("filters", {}):
             error = {"type": "error", "code": "bad_request", "error": "no filter", "action": "subscribe"}
             self.out.append(error)
@@ -105,15 +112,18 @@ class Subscriber:
                 self.tail = since
             self.prev = since
         known = [name for name in message["notification_types"] if name in TYPES]
-        for name in TYPES[:-1] if "all_events" in known else known:
+        if self.forbidden:
+            known = TYPES[:-1] if "all_events" in known else known
+        granted = [name for name in known if name not in self.forbidden]
+        for name in TYPES[:-1] if "all_events" in granted else granted:
             self.types[name], self.after[name] = message.get("filters", {}), start
         self.out.append(
             {
                 "type": "subscription_confirmed",
-                "notification_types": known,
+                "notification_types": granted,
                 "filters": message.get("filters", {}),
                 "invalid_types": [name for name in message["notification_types"] if name not in TYPES],
-                "unauthorized_types": [],
+                "unauthorized_types": [name for name in known if name in self.forbidden],
                 "epoch": self.log.epoch,
                 "since": start,
             }

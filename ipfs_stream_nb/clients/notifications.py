@@ -7,21 +7,36 @@ import inspect
 import logging
 import math
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Self
+from numbers import Real
+from typing import Any, Final, Self
 
 from ipfs_stream_nb.clients.http import ServerHTTP
+from ipfs_stream_nb.clients.notifications_json import plain
 from ipfs_stream_nb.clients.notifications_link import CONFIRMED, GAPS, EventLink, State
 from ipfs_stream_nb.clients.notifications_positions import (
     Since,
     read_filters,
     read_since,
+    read_type,
     read_types,
     subscribe_command,
 )
 from ipfs_stream_nb.clients.results import hinted, hinted_methods
 from ipfs_stream_nb.clients.server import server_at
-from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, UnauthorizedError
+from ipfs_stream_nb.display import a_kind
+from ipfs_stream_nb.errors import (
+    BadRequestError,
+    IPFSStreamError,
+    RetrievalError,
+    RetrievalTimeoutError,
+    UnauthorizedError,
+)
+from ipfs_stream_nb.notifications.events import NotificationType, no_type
+
+PING_SECONDS: Final = 5.0
+"""Seconds that a ping waits for its answer, a server that is away included."""
 
 Handler = Callable[[dict[str, Any]], object]
 """Called with an event, or a gap; may be a coroutine function."""
@@ -31,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @hinted_methods
 class NotificationClient:
-    """Live events: `async for event in client`, or a function that is called with each.
+    """Live events: `async for event in client`, or a function that is called with each. None come before `subscribe`.
 
     Each event that matches comes once, and those with the same filters in the order of the log. Where the connection is
     lost, another one goes on where it was, for as long as the server is away; who reads slowly makes the server wait, and
@@ -57,11 +72,9 @@ class NotificationClient:
         more, at most `missed` of them (None: another log, so that nobody knows). `give_up_after`: seconds without a
         server after which it ends with an error; None is never.
         """
-        for name, handler in (("on_notification", on_notification), ("on_gap", on_gap)):
-            if handler is not None and not callable(handler):
-                raise BadRequestError(f"{name} is a function of one argument, not a {type(handler).__name__}")
-        if give_up_after is not None and not give_up_after >= 0:
-            raise BadRequestError(f"give_up_after={give_up_after!r}: it is a number of seconds, or None")
+        check_handler("on_notification", on_notification)
+        check_handler("on_gap", on_gap)
+        check_seconds("give_up_after", give_up_after)
         if api_url is None and token is not None:
             raise BadRequestError("a token goes with a URL: NotificationClient(api_url, token=…)")
         self._server = None if api_url is None else server_at(api_url, token)
@@ -75,7 +88,8 @@ class NotificationClient:
         self.last_id: int | None = None
         """The id of the last event that was handed out."""
         self.cursor: str | None = None
-        """Up to where nothing is missing of what was handed out: give it as `since`, also in another process."""
+        """Up to where nothing is missing of what was handed out, from the first subscription on: give it as `since`, also
+        in another process."""
 
     @classmethod
     def over(
@@ -84,9 +98,10 @@ class NotificationClient:
         types: Iterable[str] | None = None,
         filters: Mapping[str, Any] | None = None,
         since: Since | None = None,
+        on_gap: Handler | None = None,
     ) -> Self:
         """A client of a connection that there is; it subscribes as soon as it is entered, or read from."""
-        client = cls()
+        client = cls(on_gap=on_gap)
         client._http = http
         if types is not None:
             client._first = {"notification_types": read_types(types), "filters": read_filters(filters)}
@@ -113,8 +128,9 @@ class NotificationClient:
         return self._link.error
 
     @property
-    def missed(self) -> int:
-        """How many events are lost at the most that the log did not have any more; others' are among them."""
+    def missed(self) -> int | None:
+        """How many events are lost at the most that the log did not have any more, others' among them; None where nobody
+        knows, since it is another log."""
         return self._link.missed
 
     @property
@@ -161,9 +177,12 @@ class NotificationClient:
         """Subscribe for whoever asked for a feed: one that brings nothing would be waited for in vain."""
         answer = await self.subscribe(**wanted)
         if answer.get("invalid_types"):
-            raise BadRequestError(f"no notification types: {', '.join(map(str, answer['invalid_types']))}")
-        if not answer["success"]:
-            raise UnauthorizedError(f"you may not see {', '.join(wanted['notification_types'])}")
+            raise BadRequestError(no_type(answer["invalid_types"][0]))
+        hidden = [str(name) for name in answer.get("unauthorized_types") or ()]
+        if not answer["success"] or (
+            hidden and NotificationType.ALL_EVENTS not in wanted["notification_types"]
+        ):
+            raise UnauthorizedError(f"you may not see {', '.join(hidden or wanted['notification_types'])}")
 
     async def _find(self) -> ServerHTTP:
         """The server, as `connect` finds it."""
@@ -224,17 +243,25 @@ class NotificationClient:
         `cursor`: what came after it comes first. Gives `success`, `subscribed_types`, `invalid_types`,
         `unauthorized_types`, `filters`, and `epoch` and `since`, behind which these events begin.
 
-        Raises BadRequestError for filters that are none, RetrievalTimeoutError where the server is away for a minute.
+        Raises BadRequestError for filters that are none, TooLargeError for some 64,000 characters of them,
+        RetrievalTimeoutError where the server is away for a minute.
         """
         wanted = read_filters(filters)
         cursor = None if since is None else read_since(since, self._link.positions.epoch)
         answer = await self._link.ask(
             subscribe_command(read_types(notification_types), wanted, cursor),
             CONFIRMED,
-            lambda confirmation: self._link.positions.subscribed(wanted, confirmation),
+            lambda confirmation: self._subscribed(wanted, confirmation),
         )
         taken = answer.get("notification_types") or []
         return {"success": bool(taken), "subscribed_types": taken} | answer
+
+    def _subscribed(self, filters: dict[str, Any], confirmation: dict[str, Any]) -> None:
+        """Have the cursor begin where the subscription does, once what came before it is read."""
+        self._link.positions.subscribed(filters, confirmation)
+        cursor = self._link.positions.cursor
+        if cursor is not None and not self._link.inbox.amend(cursor):
+            self.cursor = cursor
 
     async def unsubscribe(self, notification_types: Iterable[str]) -> dict[str, Any]:
         """Have events of some types come no more; gives the server's confirmation."""
@@ -244,19 +271,33 @@ class NotificationClient:
     async def get_history(
         self, limit: int = 50, notification_type: str | None = None, since: Since | None = None
     ) -> list[dict[str, Any]]:
-        """The newest events of the log, at most `limit`, oldest first; with `since` the oldest behind that one."""
-        command: dict[str, Any] = {"action": "get_history", "limit": limit}
+        """The newest events of the log, at most `limit`, oldest first; with `since` the oldest behind that one.
+
+        A `since` of another log is warned of: then these are the oldest of the log that there is.
+        """
+        command: dict[str, Any] = {"action": "get_history", "limit": plain(limit, "limit")}
         if notification_type is not None:
-            (command["notification_type"],) = read_types(notification_type)
+            command["notification_type"] = read_type(notification_type)
         if since is not None:
             command["epoch"], command["since"] = read_since(since, self._link.positions.epoch)
         answer = await self._link.ask(command, "history")
+        if since is not None and answer.get("epoch", command["epoch"]) != command["epoch"]:
+            warnings.warn(
+                f"since={since!r} is of another log than there is now, so this history begins with its first event",
+                stacklevel=2,
+            )
         return list(answer.get("events") or ())
 
     async def ping(self) -> float:
-        """Seconds that the server takes to answer."""
+        """Seconds that the server takes to answer. Raises RetrievalError where it is away, RetrievalTimeoutError where it
+        takes more than five."""
         begun = time.perf_counter()
-        await self._link.ask({"action": "ping"}, "pong")
+        try:
+            await self._link.ask({"action": "ping"}, "pong", seconds=PING_SECONDS)
+        except RetrievalTimeoutError:
+            if self.connected or self._http is None:
+                raise
+            raise RetrievalError(f"no server answers at {self._http.server.url}; it is waited for") from None
         return time.perf_counter() - begun
 
     # -- events
@@ -272,9 +313,10 @@ class NotificationClient:
 
     async def get(self, timeout: float | None = None) -> dict[str, Any] | None:  # noqa: ASYNC109  # as queues have it
         """The next event; None where none came in `timeout` seconds. Raises what ended the client."""
+        check_seconds("timeout", timeout)
         try:
             async with asyncio.timeout(timeout):
-                event = await self._next_for_reader()
+                event = await self._next_for_reader(patient=timeout is None)
         except TimeoutError as error:
             if isinstance(error, IPFSStreamError):
                 raise
@@ -283,7 +325,7 @@ class NotificationClient:
             raise self._link.over()
         return event
 
-    async def _next_for_reader(self) -> dict[str, Any] | None:
+    async def _next_for_reader(self, *, patient: bool = True) -> dict[str, Any] | None:
         if self._on_notification is not None:
             raise BadRequestError(
                 "on_notification takes the events of this client: make another to loop over"
@@ -294,17 +336,23 @@ class NotificationClient:
                     "this notification client is not connected: await client.connect() first"
                 )
             await self.connect()
+        if patient and self._link.quiet:
+            raise BadRequestError(
+                "nothing is subscribed to: await client.subscribe(['all_events']) first, or wait by get(timeout=…) for"
+                " what the server tells everybody"
+            )
         return await self._next()
 
     async def _next(self) -> dict[str, Any] | None:
         """The next event, gaps on the way told; None after `close`. Raises what ended it otherwise."""
         while (item := await self._link.inbox.get()) is not None:
             message, cursor = item
+            self.cursor = cursor or self.cursor
             if message["type"] in GAPS:
                 await self._call(self._on_gap, message)
                 continue
             if isinstance(message.get("id"), int):
-                self.last_id, self.cursor = message["id"], cursor or self.cursor
+                self.last_id = message["id"]
             return message
         if self.error is not None:
             raise self._link.over()
@@ -325,3 +373,15 @@ class NotificationClient:
                 await result
         except Exception:
             log.exception("what was to be told %r failed", message["type"])
+
+
+def check_handler(name: str, handler: object) -> None:
+    """Raise BadRequestError for what cannot be called."""
+    if handler is not None and not callable(handler):
+        raise BadRequestError(f"{name} is a function of one argument, not {a_kind(handler)}")
+
+
+def check_seconds(name: str, seconds: object) -> None:
+    """Raise BadRequestError for what is no time to wait."""
+    if seconds is not None and not (isinstance(seconds, Real) and float(seconds) >= 0):
+        raise BadRequestError(f"{name}={seconds!r}: it is a number of seconds, or None")

@@ -27,11 +27,23 @@ class Inbox:
         """Whether nothing more should be put in."""
         return len(self._items) >= MAX_WAITING or self._size >= MAX_WAITING_BYTES
 
+    @property
+    def filled(self) -> bool:
+        """Whether something waits to be read."""
+        return bool(self._items)
+
     def put(self, message: dict[str, Any], cursor: str | None, size: int) -> None:
         """Put one in, of `size` bytes."""
         self._items.append((message, cursor, size))
         self._size += size
         self.nudge()
+
+    def amend(self, cursor: str) -> bool:
+        """Have this be the cursor behind all that waits; False where nothing does."""
+        if self._items:
+            message, _, size = self._items.pop()
+            self._items.append((message, cursor, size))
+        return bool(self._items)
 
     async def get(self) -> tuple[dict[str, Any], str | None] | None:
         """The next one; None at the end. Nothing is lost where the wait is cancelled."""

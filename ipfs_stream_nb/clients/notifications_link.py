@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 from ipfs_stream_nb.clients.http import CONNECT_TIMEOUT, MAX_JSON, ServerHTTP
@@ -19,12 +21,15 @@ from ipfs_stream_nb.errors import (
     IPFSStreamError,
     RetrievalError,
     RetrievalTimeoutError,
+    TooLargeError,
     UnauthorizedError,
     error_from_json,
 )
 
 ANSWER_SECONDS: Final = 60.0
 """Seconds that a command waits for its answer, a server that is away included."""
+MAX_COMMAND: Final = 64_000
+"""Characters of a command: a server takes 65,536, which leaves room for what subscribing again adds."""
 STEADY_SECONDS: Final = 10.0
 """Seconds after which a connection counts as a good one, though it brought no event."""
 POLICY: Final = 1008
@@ -81,15 +86,18 @@ class EventLink:
         """What ended it, if not `close`."""
         self.positions = Positions()
         self.inbox = Inbox()
-        self.missed = self.resets = self.lagged = 0
+        self.missed: int | None = 0
+        self.resets = self.lagged = 0
         self._http: ServerHTTP | None = None
         self._waiting: deque[_Command] = deque()
         self._sent: deque[_Command] = deque()
-        """In the order in which they were sent, which is that of the answers."""
+        """In the order in which they were sent, which is that of the answers; also those that nobody waits for any more,
+        whose answers may still come."""
         self._asked = asyncio.Event()
         self._spilled = False
         """Whether events of this connection were let go for which there was no room: another one brings them."""
         self._keeping: asyncio.Task[None] | None = None
+        self._first: Socket | None = None
 
     async def open(self, find: Callable[[], Awaitable[ServerHTTP]]) -> None:
         """Connect, to what `find` gives. Raises what a refusal names, and RetrievalError where that cannot be done."""
@@ -105,6 +113,8 @@ class EventLink:
         if self.state == "closed":  # by somebody else meanwhile
             await socket.abort()
             raise self.over()
+        self._to("connected")
+        self._first = socket
         self._keeping = asyncio.create_task(self._keep(socket, resume), name="notifications")
 
     def _to(self, state: State) -> None:
@@ -117,6 +127,8 @@ class EventLink:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        if self._first is not None:  # whose task may have been cancelled before it began
+            await self._first.abort()
 
     def end(self, error: IPFSStreamError | None) -> None:
         """Nothing more comes; what waits to be read is read still where there was an error. Idempotent."""
@@ -137,26 +149,47 @@ class EventLink:
         return BadRequestError("this notification client is closed; make another")
 
     async def ask(
-        self, message: dict[str, Any], answer: str, then: Callable[[dict[str, Any]], None] = lambda _: None
+        self,
+        message: dict[str, Any],
+        answer: str,
+        then: Callable[[dict[str, Any]], None] = lambda _: None,
+        *,
+        seconds: float | None = None,
     ) -> dict[str, Any]:
-        """Send a command; gives what answers it. Raises the error that the server answers with, or what ended this."""
+        """Send a command; gives what answers it, within ANSWER_SECONDS or `seconds`. Raises the error that the server
+        answers with, or what ended this; TooLargeError, RetrievalTimeoutError."""
+        seconds = ANSWER_SECONDS if seconds is None else seconds
         if self.state == "closed":
             raise self.over()
         if self.state == "new":
             raise BadRequestError("this notification client is not connected: await client.connect() first")
+        size = len(json.dumps(message))
+        if size > MAX_COMMAND:
+            raise TooLargeError(
+                f"{message['action']} has {size} characters of JSON; at most {MAX_COMMAND} are taken"
+            )
         command = _Command(message, answer, then)
         self._waiting.append(command)
         self._asked.set()
         self.inbox.nudge()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await command.future
         except TimeoutError as error:
             if isinstance(error, IPFSStreamError):
                 raise
             raise RetrievalTimeoutError(
-                f"the server gave no answer to {message['action']!r} in {ANSWER_SECONDS:g} s"
+                f"the server gave no answer to {message['action']!r} in {seconds:g} s"
             ) from None
+        finally:
+            with suppress(ValueError):  # it was sent
+                self._waiting.remove(command)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is subscribed to, or about to be, and nothing waits to be read: nothing would come."""
+        pending = any(command.answer == CONFIRMED for command in (*self._waiting, *self._sent))
+        return not (self.positions.wants or pending or self.inbox.filled) and self.state != "closed"
 
     async def _open(self) -> tuple[Socket, list[dict[str, Any]]]:
         """A connection, and the commands with which it goes on. Raises DroppedError and what a refusal names."""
@@ -268,9 +301,8 @@ class EventLink:
         elif kind == "error":
             self._refused(message)
         else:
-            command = next((command for command in self._sent if command.answer == kind), None)
+            command = self._answered(lambda command: command.answer == kind)
             if command is not None:  # else it is a ping, or something newer than this client
-                self._sent.remove(command)
                 command.then(message)
                 if command.waits:
                     command.future.set_result(message)
@@ -283,20 +315,31 @@ class EventLink:
                 return  # another subscription of this connection was told already
             known = [count for count in lost if count is not None]
             self.resets += 1
-            self.missed += max(known, default=0)
-            gap = gap | {"missed": max(known) if len(known) == len(lost) else None}
+            missed = max(known) if len(known) == len(lost) else None
+            self.missed = None if missed is None or self.missed is None else self.missed + missed
+            gap = gap | {"missed": missed}
         else:
             self.lagged += 1
         self.inbox.put(gap, None, size)
 
+    def _answered(self, fits: Callable[[_Command], bool]) -> _Command | None:
+        """The command that an answer is for: the oldest that it fits. What is older gets none any more."""
+        command = next(filter(fits, self._sent), None)
+        if command is None:
+            return None
+        while (passed := self._sent.popleft()) is not command:
+            if passed.waits:
+                passed.future.set_exception(
+                    RetrievalError(f"the server passed over {passed.message['action']!r}")
+                )
+        return command
+
     def _refused(self, error: dict[str, Any]) -> None:
-        action = error.get("action")
-        command = next((one for one in self._sent if one.message["action"] == action), None)
+        action = error.get("action")  # which what it could not read has not
+        command = self._answered(lambda command: action in (None, command.message["action"]))
         if command is None:
             log.warning("the server says: %s", error.get("error"))
-            return
-        self._sent.remove(command)
-        if command.again:
+        elif command.again:
             log.warning("the server does not go on with %s: %s", command.message, error.get("error"))
         elif command.waits:
             command.future.set_exception(error_from_json(error))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ipfs_stream_nb.clients.notifications_json import plain
 from ipfs_stream_nb.errors import BadRequestError, RetrievalError
 from ipfs_stream_nb.notifications.events import NotificationType
 
@@ -61,6 +62,16 @@ def read_types(types: object) -> list[str]:
     return [str(getattr(name, "value", name)) for name in listed]
 
 
+def read_type(name: object) -> str:
+    """The name of one notification type. Raises BadRequestError."""
+    names = read_types(name)
+    if len(names) > 1:
+        raise BadRequestError(
+            f"notification_type is one type, not {len(names)}: ask for each, or for all of them"
+        )
+    return names[0]
+
+
 def read_filters(filters: object) -> dict[str, Any]:
     """A copy of the filters as they are sent. Raises BadRequestError for what is no JSON object."""
     if filters is None:
@@ -69,10 +80,7 @@ def read_filters(filters: object) -> dict[str, Any]:
         raise BadRequestError(
             f"filters are a dictionary such as {{'cid': '…'}}, not a {type(filters).__name__}"
         )
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(filters), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadRequestError(f"filters must be JSON: {error}") from None
+    copy: dict[str, Any] = json.loads(json.dumps(plain(filters, "filters")))  # keys are text then
     return copy
 
 
@@ -91,6 +99,11 @@ class Positions:
         self._wanted: dict[str, _Wanted] = {}
         self._prev: int | None = None
         """What the next event is to name as the one before it; None where that is not known."""
+
+    @property
+    def wants(self) -> bool:
+        """Whether there is any subscription."""
+        return bool(self._wanted)
 
     def welcome(self, message: dict[str, Any]) -> list[dict[str, Any]]:
         """Begin a connection. Gives the `subscribe` commands that go on where the last one ended."""

@@ -200,7 +200,7 @@ def parse_message(text: str | bytes) -> dict[str, Any]:
     """A server's text message, whatever it tells. Raises RetrievalError for what is no message."""
     try:
         message = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise RetrievalError(

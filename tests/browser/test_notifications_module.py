@@ -235,6 +235,96 @@ def test_server_sent_events_where_no_websocket_comes_through(
     assert len([line for line in relay.requests if "/sse/notifications" in line]) >= 2
 
 
+def test_a_quiet_feed_has_a_cursor(run: Any, client: ipfs.Client) -> None:
+    """From its subscription on, also as an iterator, so that nothing is lost over a reload."""
+    number = client.emit({})
+    got = run(
+        """listen({ types: ['pin_added'] }); await feed.ping();
+        const loop = new m.Notifications({ baseUrl: base, token, types: ['custom_event'] }); await loop.ping();
+        const before = loop.cursor; feeds.push(loop); window.loop = loop;
+        return [feed.cursor, before];"""
+    )
+    assert got[0] == got[1]
+    assert got[0].endswith(f"-{number}")
+    last = client.emit({})
+    got = run(
+        """await until(() => loop.unread.length); await loop.subscribe(['system_info']);
+        const before = loop.cursor; await loop[Symbol.asyncIterator]().next(); return [before, loop.cursor];"""
+    )
+    assert got[0].endswith(f"-{number}")
+    assert got[1].endswith(f"-{last}")
+
+
+def test_commands_that_are_too_large(run: Any, client: ipfs.Client) -> None:
+    """They are refused before they are sent; what the server could not read is refused too, and the next is answered."""
+    got = run(
+        """listen(); await feed.ping(); const text = 'x'.repeat(70_000), wrong = [];
+        wrong.push(await failure(feed.subscribe(['custom_event'], { filters: { a: text } })));
+        wrong.push(await failure(feed.history({ type: text })));
+        m.limits.command = 1e6;
+        const sent = [feed.subscribe(['custom_event'], { filters: { a: text } }), feed.subscribe(['system_info']), feed.ping()];
+        wrong.push(await failure(sent[0]));
+        return [wrong, (await sent[1]).notification_types, await sent[2]];"""
+    )
+    assert [error[1] for error in got[0]] == ["too_large"] * 3
+    assert "at most 64000" in got[0][0][2]
+    assert got[1] == ["system_info"]
+    assert got[2] > 0
+
+
+def test_answers_that_do_not_come(run: Any, client: ipfs.Client) -> None:
+    """A command is given up after its time, one given before there was a connection too; a late answer is nobody else's."""
+    got = run(
+        """m.limits.answer = 200; const send = WebSocket.prototype.send, kept = [];
+        WebSocket.prototype.send = function (text) { text.includes('history') ? kept.push([this, text]) : send.call(this, text); };
+        const pages = (limit) => feed.history({ limit }).then((events) => events.length);
+        listen(); const early = await failure(pages(1)); const late = await failure(pages(1));
+        m.limits.answer = 10_000;
+        const asked = pages(0);
+        for (const [wire, text] of kept) send.call(wire, text);
+        WebSocket.prototype.send = send;
+        return [early[1], late[1], await asked, feed.commands.length];"""
+    )
+    assert got == ["timeout", "timeout", 0, 0]
+    got = run(
+        """let deaf = true; const send = WebSocket.prototype.send;
+        WebSocket.prototype.send = function (text) { if (!deaf) send.call(this, text); };
+        const passed = failure(feed.history()); deaf = false; const ms = await feed.ping();
+        return [await passed, ms > 0];"""
+    )
+    assert got == [["IPFSStreamError", "internal", "the server passed over get_history"], True]
+
+
+def test_types_that_may_not_be_seen(run: Any, client: ipfs.Client) -> None:
+    """Each that is named is an error; all_events stands for those that may be seen."""
+    body = {"action": "subscribe", "notification_types": ["custom_event", "pin_added"]}
+    session = client._session
+    request = session.client._http.json
+    token = session.loop.run(lambda: request("POST", "ipfs-stream/tokens", json_body=body))["token"]
+    run("window.token = args[0]; listen({ types: ['custom_event', 'system_info', 'pin_removed'] })", token)
+    got = run("await until(() => feed.state === 'refused'); return [feed.error.code, feed.error.message];")
+    assert got == ["unauthorized", "you may not see system_info, pin_removed"]
+    assert run(
+        "listen({ types: 'all_events' }); await until(() => feed.state === 'live'); return seen.states"
+    ) == ["live"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("", "needs baseUrl"),
+        ("{ token }", "needs baseUrl"),
+        ("{ base, token }", "has no option base; it has baseUrl, token, types"),
+        ("{ baseUrl: base, onNotificaton() {} }", "has no option onNotificaton"),
+    ],
+)
+def test_options_that_are_missing_or_unknown(run: Any, arguments: str, text: str) -> None:
+    """They are an error at once."""
+    name, code, message = run(f"return failure((async () => new m.Notifications({arguments}))())")
+    assert (name, code) == ("IPFSStreamError", "bad_request")
+    assert text in message
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -275,10 +365,11 @@ def test_a_log_that_began_anew(run: Any, client: ipfs.Client) -> None:
     got = run(
         """listen({ types: ['custom_event'], since: 'other-5' });
         await until(() => seen.ids.includes(args[0]));
-        return [seen.gaps.map(({ type, missed }) => [type, missed]), seen.ids];""",
+        return [seen.gaps.map(({ type, missed }) => [type, missed]), seen.ids, feed.missed];""",
         number,
     )
     assert got[0] == [["reset", None]]
+    assert got[2] is None
     assert got[1] == sorted(set(got[1]))
 
 

@@ -1,6 +1,7 @@
 """`NotificationClient`, and the clients' methods for live events."""
 
 import asyncio
+import datetime as dt
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import threading
 import time
 from collections import deque
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,12 +19,20 @@ import ipfs_stream_nb as ipfs
 from cutting_proxy import Cut, CuttingProxy
 from far_client import connected
 from feed_server import TYPES, FeedServer, KeptServer, Log, Subscriber
-from ipfs_stream_nb.clients import notifications_inbox, notifications_link, transfer_socket
-from ipfs_stream_nb.clients.notifications_positions import Positions, read_filters, read_since, read_types
+from ipfs_stream_nb.clients import notifications, notifications_inbox, notifications_link, transfer_socket
+from ipfs_stream_nb.clients.notifications import check_seconds
+from ipfs_stream_nb.clients.notifications_positions import (
+    Positions,
+    read_filters,
+    read_since,
+    read_type,
+    read_types,
+)
 from ipfs_stream_nb.errors import (
     BadRequestError,
     RetrievalError,
     RetrievalTimeoutError,
+    TooLargeError,
     UnauthorizedError,
 )
 
@@ -76,6 +86,7 @@ async def test_the_guides_desktop_example(feed):
     for client in (one, two):
         assert (client.state, client.connected) == ("new", False)
         await client.connect()
+        assert (client.state, client.connected) == ("connected", True)
         await client.subscribe(["content_added", ipfs.NotificationType.PIN_ADDED])
         assert (client.state, client.connected) == ("connected", True)
     await feed.publish("content_added", cid="bafy")
@@ -134,13 +145,43 @@ async def test_events_that_no_log_keeps(feed, reader):
     await feed.say({"type": "notification", "notification_type": "system_info", "data": {"n": 1}})
     await feed.say({"type": "notification", "notification_type": "custom_event", "data": {"n": 2}})
     assert (await anext(reader))["data"] == {"n": 2}
+    assert (reader.last_id, reader.cursor) == (None, "e1-0")
+
+
+async def test_a_quiet_feed_has_a_cursor(feed, reader):
+    """From the subscription on, so that what comes before the first matching event is not lost over a restart."""
+    for _ in range(3):
+        await feed.publish()
     assert reader.cursor is None
+    await reader.subscribe(["content_added"])
+    assert reader.cursor == "e1-3"
+    await feed.publish("content_added")
+    async with ipfs.NotificationClient(feed.url) as other:
+        await other.subscribe(["content_added"], since=reader.cursor)
+        assert await take(other, 1) == [4]
+
+
+async def test_a_later_subscription_does_not_pass_what_is_unread(feed, reader):
+    """Its place becomes the cursor once the events before it are read; one that begins further back takes it back."""
+    await reader.subscribe(["content_added"])
+    for _ in range(2):
+        await feed.publish("content_added")
+    await reader.ping()
+    await reader.subscribe(["custom_event"])
+    assert reader.cursor == "e1-0"
+    assert await take(reader, 1) == [1]
+    assert reader.cursor == "e1-1"
+    await feed.publish("custom_event")
+    assert await take(reader, 2) == [2, 3]
+    await reader.subscribe(["pin_added"], since=1)
+    assert reader.cursor == "e1-1"
 
 
 async def test_what_is_for_all_comes_without_a_subscription(feed, reader):
-    """A system_notification comes to whoever is connected, and once."""
+    """A system_notification comes to whoever is connected, and once; `get` with a time-out waits for it."""
+    waiting = asyncio.create_task(reader.get(timeout=10))
     await feed.publish("system_info", "system_notification", n=1)
-    assert await take(reader, 1) == [1]
+    assert (await waiting)["id"] == 1
     await reader.subscribe(["custom_event"], since=0)
     await feed.publish("custom_event")
     assert await take(reader, 1) == [2]
@@ -293,6 +334,8 @@ async def test_what_is_newer_than_the_client_is_passed_over(feed, reader):
     """Messages of other types, and errors that answer nothing, end nothing."""
     for message in ({"type": "ping"}, {"type": "novelty", "n": 1}, {"type": "error", "error": "oh"}, {}):
         await feed.say(message)
+    await feed.publish("system_info", "system_notification")
+    assert (await reader.get(timeout=10))["id"] == 1
     assert await reader.ping() > 0
     assert feed.connections == 1
 
@@ -340,9 +383,7 @@ async def test_a_log_that_began_anew_is_told(feed):
         assert await take(client, 1) == [1]
         assert client.cursor == "e3-1"
         assert [gap["missed"] for gap in told] == [None, None]
-        assert (client.missed, client.resets) == (0, 2)
-        with pytest.raises(RuntimeError, match="one"):
-            raise RuntimeError("one")
+        assert (client.missed, client.resets) == (None, 2)
 
 
 async def test_a_log_that_was_put_back(feed, reader):
@@ -366,7 +407,9 @@ async def test_a_cursor_of_another_log(feed, reader):
     await feed.publish()
     await reader.subscribe(["custom_event"], since="other-7")
     assert await take(reader, 1) == [1]
-    assert (reader.resets, reader.missed) == (1, 0)
+    assert (reader.resets, reader.missed) == (1, None)
+    with pytest.warns(UserWarning, match="'other-7' is of another log"):
+        assert [event["id"] for event in await reader.get_history(since="other-7")] == [1]
 
 
 async def test_lagging_is_told(feed):
@@ -468,6 +511,8 @@ async def test_before_and_after(feed):
     for use in (client.subscribe("all_events"), client.ping(), client.connect(), client.get()):
         with pytest.raises(BadRequestError, match="closed"):
             await use
+    with pytest.raises(BadRequestError, match="timeout='x'"):
+        await client.get("x")
 
 
 async def test_nobody_there(feed):
@@ -493,11 +538,102 @@ async def test_something_else_there(feed, greeting):
 async def test_a_server_that_says_nothing(feed, reader, monkeypatch):
     """No answer in time is an error that names the command; the answer that comes late is nobody else's."""
     monkeypatch.setattr(notifications_link, "ANSWER_SECONDS", 0.05)
-    deaf = feed.subscribers.copy()
-    for subscriber in deaf.values():
+    monkeypatch.setattr(notifications, "PING_SECONDS", 0.05)
+    for subscriber in feed.subscribers.values():
         subscriber.command = lambda message: None
     with pytest.raises(RetrievalTimeoutError, match=r"'ping' in 0\.05 s"):
         await reader.ping()
+    with pytest.raises(RetrievalTimeoutError, match=r"'get_history' in 0\.05 s"):
+        await reader.get_history()
+    monkeypatch.setattr(notifications_link, "ANSWER_SECONDS", 10)
+    asked = asyncio.create_task(reader.get_history())
+    await until(lambda: len(feed.commands) == 3)
+    await feed.say({"type": "history", "events": [{"id": 1}]})  # the late one
+    await feed.say({"type": "history", "events": [{"id": 2}]})
+    assert await asked == [{"id": 2}]
+    assert not reader._link._sent
+
+
+async def test_an_answer_that_is_passed_over(feed, reader):
+    """Answers come in order: a command whose successor is answered fails at once."""
+    for subscriber in feed.subscribers.values():
+        subscriber.command = lambda message: None
+    first, second = asyncio.create_task(reader.get_history()), asyncio.create_task(reader.ping())
+    await until(lambda: len(feed.commands) == 2)
+    await feed.say({"type": "pong"})
+    assert await second > 0
+    with pytest.raises(RetrievalError, match="passed over 'get_history'"):
+        await first
+
+
+async def test_what_the_server_could_not_read(feed, reader):
+    """An error that names no command is about the oldest one; the next is answered."""
+    wrong, right = await asyncio.gather(
+        reader.subscribe("all_events", {"unreadable": 1}),
+        reader.subscribe("custom_event"),
+        return_exceptions=True,
+    )
+    assert isinstance(wrong, TooLargeError)
+    assert right["success"]
+
+
+async def test_a_command_that_is_too_large(feed, reader):
+    """It is refused before it is sent, and the next ones are answered."""
+    for ask in (
+        reader.subscribe("all_events", {"a": "x" * 100_000}),
+        reader.subscribe("x" * 70_000),
+        reader.get_history(notification_type="x" * 70_000),
+    ):
+        with pytest.raises(TooLargeError, match="at most 64000"):
+            await ask
+    assert (await reader.subscribe("all_events", {"a": "x" * 63_000}))["success"]
+    feed.drop()
+    await feed.publish(a="x" * 63_000)
+    assert await take(reader, 1) == [1]
+    assert await reader.ping() > 0
+
+
+async def test_a_ping_of_a_server_that_is_away(feed, reader, monkeypatch):
+    """It fails soon, and nothing of it is left to be sent later on."""
+    monkeypatch.setattr(notifications, "PING_SECONDS", 0.1)
+    await feed.stop()
+    with pytest.raises(RetrievalError, match="no server answers at http"):
+        await reader.ping()
+    assert not reader._link._waiting
+    await feed.start()
+    await until(lambda: reader.connected)
+    assert await reader.ping() > 0
+    assert len(feed.commands) == 1
+
+
+async def test_a_loop_over_nothing(feed, reader):
+    """Who has not subscribed, or has unsubscribed, is told so instead of waiting for ever."""
+    for wait in (anext(reader), reader.get()):
+        with pytest.raises(BadRequestError, match="subscribe"):
+            await wait
+    waiting = asyncio.create_task(anext(reader))  # it begins once the subscription is on its way
+    await reader.subscribe(["custom_event"])
+    await feed.publish()
+    assert (await waiting)["id"] == 1
+    await feed.publish()
+    await reader.ping()
+    await reader.unsubscribe(["custom_event"])
+    assert await take(reader, 1) == [2]
+    with pytest.raises(BadRequestError, match="subscribe"):
+        await anext(reader)
+
+
+async def test_types_that_may_not_be_seen(feed):
+    """They are named; all_events stands for those that may be."""
+    feed.log.forbidden = frozenset({"system_info", "pin_added"})
+    async with connected(feed.url, None) as client:
+        for types in (["custom_event", "system_info", "pin_added"], ["system_info", "pin_added"]):
+            with pytest.raises(UnauthorizedError, match="may not see system_info, pin_added"):
+                await client.notifications(types).connect()
+        async with client.notifications() as everything:
+            await feed.publish("pin_added")
+            await feed.publish()
+            assert await take(everything, 1) == [2]
 
 
 async def test_what_the_server_refuses(feed, reader):
@@ -521,8 +657,11 @@ async def test_what_the_server_refuses(feed, reader):
         (lambda: read_types(3), "list of types"),
         (lambda: read_types({"a": 1}), "list of types"),
         (lambda: read_filters([1]), "dictionary"),
-        (lambda: read_filters({"a": object()}), "must be JSON"),
-        (lambda: read_filters({"a": float("nan")}), "must be JSON"),
+        (lambda: ipfs.NotificationClient("http://x/", give_up_after="x"), "'x': it is a number of seconds"),
+        (lambda: check_seconds("timeout", float("nan")), "timeout=nan: it is a number of seconds"),
+        (lambda: read_type(["custom_event", "pin_added"]), "one type, not 2"),
+        (lambda: read_filters({"a": object()}), r"filters\['a'\] is an object; JSON has"),
+        (lambda: read_filters({"a": {"gt": float("nan")}}), r"filters\['a'\]\['gt'\] is nan; .* finite"),
         (lambda: read_since(-1, "e"), "id of an event"),
         (lambda: read_since(True, "e"), "id of an event"),
         (lambda: read_since("7", "e"), "id of an event"),
@@ -557,6 +696,40 @@ async def test_clients_of_a_real_server(client):
     assert [event["id"] for event in await client.notification_history(2, since=feed.cursor)] == ids[4:]
 
 
+async def test_what_is_sent_is_made_json(client, tmp_path):
+    """numpy's numbers, dates, paths and what names a CID are converted, nested too, in events and in filters."""
+    added = await client.add(b"content")
+    day = dt.datetime(2024, 2, 3, 4, 5, tzinfo=dt.UTC)
+    data = {
+        "n": [np.int64(3), np.float32(0.5), np.array(7), np.bool_(True)],
+        "when": (day, day.date(), np.datetime64("2024-02-03", "ns")),
+        "where": {"path": tmp_path, np.int64(1): None},
+        "cids": [added, added.cid],
+    }
+    async with client.notifications("custom_event", {"cids": added, "number": np.int64(3)}) as feed:
+        await client.emit(data | {"number": 3, "cids": added})
+        assert (await feed.get(timeout=10))["data"]["cids"] == str(added.cid)
+    await client.emit(data)
+    (event,) = await client.notification_history(1)
+    assert event["data"] == {
+        "n": [3, 0.5, 7, True],
+        "when": ["2024-02-03T04:05:00+00:00", "2024-02-03", "2024-02-03T00:00:00.000000000"],
+        "where": {"path": str(tmp_path), "1": None},
+        "cids": [str(added.cid)] * 2,
+    }
+
+
+async def test_events_that_are_not_kept_and_many_at_once(client):
+    """`keep=False` comes to who listens, has no id and is in no history; emit_many gives the ids of all."""
+    async with client.notifications("custom_event") as feed:
+        first = await client.emit({"n": 1})
+        assert await client.emit({"n": 2}, keep=False, private=True) is None
+        ids = await client.emit_many(({"n": n} for n in (3, 4)), source="a test")
+        events = [await asyncio.wait_for(anext(feed), 10) for _ in range(4)]
+    assert [event.get("id") for event in events] == [first, None, *ids]
+    assert [event["data"]["n"] for event in await client.notification_history(3)] == [1, 3, 4]
+
+
 async def test_a_loop_needs_no_context(client):
     """`async for` connects and subscribes by itself; the client's end ends it with a word."""
     number = await client.emit({})
@@ -576,7 +749,8 @@ async def test_a_loop_needs_no_context(client):
 async def test_what_is_asked_for_wrongly(client):
     """Types that are none, filters, cursors and data are refused by name, here or by the server."""
     for wrong, text in (
-        (client.notifications(["nonsense"]), "no notification types: nonsense"),
+        (client.notifications(["nonsense"]), "'nonsense' is no notification type; these are"),
+        (client.notifications("custom_evnt"), "did you mean 'custom_event'"),
         (client.notifications(filters={"a": {"gt": []}}), "gt"),
     ):
         with pytest.raises(BadRequestError, match=text):
@@ -588,6 +762,9 @@ async def test_what_is_asked_for_wrongly(client):
         ([], "custom_event", "dictionary"),
         ({}, "nonsense", "nonsense"),
         ({}, "all_events", "all"),
+        ({}, "system_infos", "did you mean 'system_info'"),
+        ({}, b"custom_event", "notification_type is a bytes"),
+        ({"a": [{1}]}, "custom_event", r"data\['a'\]\[0\] is a set"),
     ):
         with pytest.raises(BadRequestError, match=text):
             await client.emit(data, kind)
@@ -595,6 +772,14 @@ async def test_what_is_asked_for_wrongly(client):
         await client.emit({}, "system_metrics")
     with pytest.raises(BadRequestError, match="limit"):
         await client.notification_history("many")
+    with pytest.raises(BadRequestError, match="one type, not 2"):
+        await client.notification_history(5, ["custom_event", "pin_added"])
+    for bad in ("x", {}, [3]):
+        with pytest.raises(BadRequestError, match="dictionar"):
+            await client.emit_many(bad)
+    for flag in ({"keep": 1}, {"private": "yes"}):
+        with pytest.raises(BadRequestError, match="True or False"):
+            await client.emit({}, **flag)
 
 
 async def test_wrong_credentials_are_an_error_at_once(server):
@@ -689,6 +874,10 @@ def test_the_blocking_twin(repo):
             assert [event["data"]["n"] for event in feed.get_history(2)] == [2, 3]
             assert feed.ping() > 0
             assert (feed.missed, feed.state) == (0, "connected")
+            assert (feed.resets, feed.lagged, feed.error) == (0, 0, None)
+            assert client.emit({"n": 4}, keep=False) is None
+            assert feed.get(timeout=10)["data"] == {"n": 4}
+            assert client.emit_many([{"n": 3}]) == [feed.get(timeout=10)["id"]]
         assert list(feed) == []
         assert [event["data"]["n"] for event in client.notification_history(1)] == [3]
         with client.notifications(since=feed.cursor) as other:
@@ -702,6 +891,30 @@ def test_the_blocking_twin(repo):
         client.emit({})
         next_one.join(10)
     assert feed.state == "closed"
+
+
+def test_the_blocking_twin_tells_gaps(repo):
+    """`on_gap` may use the client; a log that is another one is told, counted and warned of."""
+    told = []
+    with ipfs.connect() as client:
+        number = client.emit({})
+
+        def on_gap(gap):
+            told.append((gap["missed"], client.notification_history(1)[0]["id"]))
+
+        with client.notifications("custom_event", since="other-1", on_gap=on_gap) as feed:
+            assert feed.get(timeout=10)["id"] == number
+            assert told == [(None, number)]
+            assert (feed.resets, feed.missed, feed.lagged, feed.error) == (1, None, 0, None)
+        with pytest.warns(UserWarning, match="another log"):
+            assert client.notification_history(since="other-7")[-1]["id"] == number
+
+        async def waits(gap):
+            raise AssertionError(gap)
+
+        for wrong in (3, waits):
+            with pytest.raises(BadRequestError, match="on_gap"):
+                client.notifications(on_gap=wrong)
 
 
 # -- where it has come to, for any course of events

@@ -7,23 +7,26 @@ import { IPFSStreamError, Lost, Patience, Socket, address, bearer } from "./ipfs
 export const limits = {
   unread: 1000, // events that wait for `for await`; a browser cannot read less, so the connection rests until they are read
   answer: 60_000, // ms that a command waits for its answer, a server that is away included
+  command: 64_000, // characters of a command: a server takes 65,536, which leaves room for what subscribing again adds
   alive: 5000, // ms that a connection has to answer once the page wakes up
   steady: 10_000, // ms after which a connection counts as a good one, though it brought no event
   sockets: 2, // WebSockets in a row that could not be had, before server-sent events are tried
   refusals: 4, // connections in a row that a server refused to a page which may not read why, before that is final
 };
 
+const OPTIONS = ["baseUrl", "token", "types", "filters", "since", "onNotification", "onState", "onGap"];
 const GAPS = ["lagged", "reset"];
 const FINAL = new Set(["unauthorized", "bad_request", "too_large", "refused"]);
 const isEvent = ({ type }) => type === "notification" || type === "system_notification";
 const asList = (types) => (typeof types === "string" ? [types] : [...types]);
+const badRequest = (text) => new IPFSStreamError("bad_request", text);
 const closedError = () => new IPFSStreamError("closed", "these notifications were closed");
 
 // "epoch-id", or an id of the log that there is.
 function readCursor(since, epoch) {
   if (Number.isSafeInteger(since) && since >= 0) return { epoch, at: since };
   const [, before, at] = /^([A-Za-z0-9._]+)-(\d{1,15})$/.exec(since) ?? [];
-  if (!before) throw new IPFSStreamError("bad_request", `since is the id of an event, or a cursor such as "8f3a-120", not ${JSON.stringify(since)}`);
+  if (!before) throw badRequest(`since is the id of an event, or a cursor such as "8f3a-120", not ${JSON.stringify(since)}`);
   return { epoch: before, at: Number(at) };
 }
 
@@ -142,7 +145,7 @@ export class Notifications {
   state = "connecting"; // connecting, live, reconnecting, refused (see `error`) or closed
   error = null;
   cursor = null; // "epoch-id" up to which nothing is missing of what was handed out: `since` for another time
-  missed = 0; // events that are lost at the most, since the log did not have them any more
+  missed = 0; // events that are lost at the most, since the log did not have them any more; null where nobody knows
 
   positions = new Positions();
   commands = []; // in order; what was sent waits for its answer
@@ -151,19 +154,25 @@ export class Notifications {
   turns = new EventTarget(); // its "abort" events end a wait early
   wakeReader = () => {};
 
-  constructor({ baseUrl, token, types = ["all_events"], filters = {}, since, onNotification, onState, onGap }) {
+  constructor(options = {}) {
+    const { baseUrl, token, types = ["all_events"], filters = {}, since, onNotification, onState, onGap } = options;
+    const unknown = Object.keys(options).find((name) => !OPTIONS.includes(name));
+    if (unknown) throw badRequest(`Notifications has no option ${unknown}; it has ${OPTIONS.join(", ")}`);
+    if (!baseUrl) throw badRequest("Notifications needs baseUrl: the URL of a server, as new Notifications({ baseUrl, token })");
     Object.assign(this, { baseUrl, token, onNotification, onState, onGap });
     this.wakes = [[globalThis, "online"], [globalThis, "pageshow"], [globalThis.document, "visibilitychange"]];
     this.rouse = () => this.lookAround();
     this.wakes.forEach(([target, name]) => target?.addEventListener?.(name, this.rouse));
     this.subscribe(types, { filters, since }).then(
       ({ notification_types, invalid_types, unauthorized_types }) => {
-        if (invalid_types.length) this.fail(new IPFSStreamError("bad_request", `no notification types: ${invalid_types.join(", ")}`));
-        else if (notification_types.length) this.go();
+        const taken = notification_types.length && (!unauthorized_types.length || asList(types).includes("all_events"));
+        if (invalid_types.length) this.fail(badRequest(`no notification types: ${invalid_types.join(", ")}`));
+        else if (taken) this.go();
         else this.fail(new IPFSStreamError("unauthorized", `you may not see ${unauthorized_types.join(", ")}`));
       },
       (error) => this.fail(error),
     );
+    for (const first of this.commands) first.start = () => {}; // it has all the time that a server takes to come
     this.run().catch((error) => this.fail(error));
   }
 
@@ -174,7 +183,11 @@ export class Notifications {
       const { epoch, at } = readCursor(since, this.positions.epoch);
       Object.assign(message, { since: at, ...(epoch && { epoch }) });
     }
-    return this.ask(message, "subscription_confirmed", (answer) => this.positions.subscribed(filters, answer));
+    return this.ask(message, "subscription_confirmed", (answer) => {
+      this.positions.subscribed(filters, answer);
+      const { cursor } = this.positions; // the feed's begins there, too, once what came before is read
+      if (cursor) Object.assign(this.unread.at(-1) ?? this, { cursor });
+    });
   }
 
   async unsubscribe(types) {
@@ -200,7 +213,7 @@ export class Notifications {
   }
 
   async *[Symbol.asyncIterator]() {
-    if (this.onNotification) throw new IPFSStreamError("bad_request", "onNotification takes these events: make another Notifications to loop over");
+    if (this.onNotification) throw badRequest("onNotification takes these events: make another Notifications to loop over");
     try {
       for (;;) {
         while (this.unread.length) {
@@ -315,7 +328,7 @@ export class Notifications {
     Object.assign(this, { patience, greeted: false });
     const asEvents = this.failures >= limits.sockets && this.failures % 2 === 0 && this.onlyGroup();
     for (const command of this.commands) command.sent = false;
-    this.commands = this.commands.filter((command) => !command.again);
+    this.commands = this.commands.filter((command) => !command.again && !command.late);
     const token = await this.freshToken();
     if (asEvents) {
       return this.listen(asEvents, token).finally(() => {
@@ -392,7 +405,7 @@ export class Notifications {
         const { epoch, at } = readCursor(since);
         return { message: { action: "subscribe", notification_types: types, filters, since: at, epoch }, answer: "subscription_confirmed", again: true };
       });
-      this.commands.unshift(...again.map((command) => ({ ...command, then: (answer) => this.positions.resumed(answer), resolve() {}, reject() {} })));
+      this.commands.unshift(...again.map((command) => ({ ...command, then: (answer) => this.positions.resumed(answer), start() {}, resolve() {}, reject() {} })));
       this.flush();
     }
     if (this.begun) this.become("live");
@@ -420,7 +433,7 @@ export class Notifications {
       const asked = head?.message.since !== undefined && !head.again ? { epoch: head.message.epoch, at: head.message.since } : null;
       const missed = this.positions.reset(message, asked);
       if (missed === undefined) return; // another subscription of this connection was told already
-      this.missed += missed ?? 0;
+      this.missed = missed === null || this.missed === null ? null : this.missed + missed;
       message = { ...message, missed };
     }
     this.tell(this.onGap, message);
@@ -430,19 +443,25 @@ export class Notifications {
 
   ask(message, answer, then = () => {}) {
     if (this.over) return Promise.reject(this.error ?? closedError());
+    const size = JSON.stringify(message).length;
+    if (size > limits.command) {
+      return Promise.reject(new IPFSStreamError("too_large", `${message.action} has ${size} characters of JSON; at most ${limits.command} are taken`));
+    }
     return new Promise((resolve, reject) => {
+      let timer;
       const command = { message, answer, then };
       const late = () => {
+        command.late = true; // once it is sent it keeps its place: its answer may still come
         if (!command.sent) this.commands = this.commands.filter((one) => one !== command);
         reject(new IPFSStreamError("timeout", `the server gave no answer to ${message.action} in ${limits.answer / 1000} s`));
       };
-      // what this began with waits for as long as there is no server
-      const timer = this.known && setTimeout(late, limits.answer);
       const settle = (done) => (value) => {
         clearTimeout(timer);
         done(value);
       };
-      Object.assign(command, { resolve: settle(resolve), reject: settle(reject) });
+      const start = () => (timer ??= setTimeout(late, limits.answer));
+      Object.assign(command, { start, resolve: settle(resolve), reject: settle(reject) });
+      if (this.known) start(); // what is asked for before there was a server waits for that first
       this.commands.push(command);
       if (this.wire instanceof Events) this.cannot(command);
       else this.flush();
@@ -455,16 +474,22 @@ export class Notifications {
     for (const command of this.commands) {
       if (command.sent) continue;
       command.sent = true;
+      command.start();
       this.wire.send(command.message);
     }
   }
 
   answered(message) {
     const error = message.type === "error";
-    const found = this.commands.find(({ sent, answer, message: { action } }) => sent && (error ? action === message.action : answer === message.type));
+    const sent = this.commands.filter((command) => command.sent);
+    // an error without an action is about what the server could not read: the oldest that waits for its answer
+    const at = sent.findIndex(({ answer, message: { action } }) => (error ? [undefined, action].includes(message.action) : answer === message.type));
+    const found = sent[at];
     if (!found && this.wire instanceof Events && message.type === "subscription_confirmed") this.positions.resumed(message);
     if (!found) return; // a ping, or something newer than this module
-    this.commands = this.commands.filter((command) => command !== found);
+    const past = sent.slice(0, at + 1); // answers come in order: what is older gets none any more
+    this.commands = this.commands.filter((command) => !past.includes(command));
+    for (const { message, reject } of past.slice(0, at)) reject(new IPFSStreamError("internal", `the server passed over ${message.action}`));
     if (error) {
       found.reject(new IPFSStreamError(message.code ?? "internal", message.error ?? "no reason was given"));
     } else {

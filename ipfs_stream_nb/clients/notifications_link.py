@@ -216,12 +216,15 @@ class EventLink:
                 begun = time.monotonic()
                 lost = await self._read_on(socket, resume, patience)
                 if lost.code == POLICY:
-                    raise UnauthorizedError(str(lost))
+                    raise UnauthorizedError(str(lost))  # noqa: TRY301  # as what the other calls raise
                 if time.monotonic() - begun > STEADY_SECONDS:
                     patience.progressed()
                 socket, resume = await self._open_again(lost, patience)
         except IPFSStreamError as error:
             self.end(error)
+        except Exception as error:  # whoever waits must be told, whatever it was
+            _log.exception("the feed of notifications ended")
+            self.end(RetrievalError(f"the feed ended by a fault of this client: {error!r}"))
 
     async def _open_again(
         self, error: DroppedError | IPFSStreamError, patience: Patience
@@ -273,7 +276,7 @@ class EventLink:
             text = await socket.receive()
             try:
                 await self._take(parse_message(text), len(text), patience)
-            except (RetrievalError, AttributeError, KeyError, TypeError, ValueError):
+            except (RetrievalError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
                 return _not_understood(text)
             if self._spilled and not self._is_asked():
                 await self.inbox.room(self._is_asked)

@@ -223,7 +223,7 @@ class EventLink:
         except IPFSStreamError as error:
             self.end(error)
         except Exception as error:  # whoever waits must be told, whatever it was
-            _log.exception("the feed of notifications ended")
+            log.exception("the feed of notifications ended")
             self.end(RetrievalError(f"the feed ended by a fault of this client: {error!r}"))
 
     async def _open_again(

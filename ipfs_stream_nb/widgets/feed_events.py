@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import difflib
 import inspect
 import logging
 import threading
@@ -19,7 +18,7 @@ from ipfs_stream_nb.clients.notifications import NotificationClient
 from ipfs_stream_nb.clients.notifications_positions import Since, read_since
 from ipfs_stream_nb.display import a_kind
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, UnauthorizedError
-from ipfs_stream_nb.notifications.events import NotificationType
+from ipfs_stream_nb.notifications.events import NotificationType, no_type
 from ipfs_stream_nb.notifications.filters import Filters, parse_filters
 
 if TYPE_CHECKING:
@@ -97,9 +96,7 @@ def read_types(types: Types) -> tuple[str, ...]:
         raise BadRequestError(f"types are names such as 'content_added', not {a_kind(types)}") from None
     for name in names:
         if name not in _NAMES:
-            close = difflib.get_close_matches(str(name), _NAMES, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"these are: {', '.join(_NAMES)}"
-            raise BadRequestError(f"{str(name)[:80]!r} is no notification type; {hint}")
+            raise BadRequestError(no_type(name))
     if not names:
         raise BadRequestError("types is empty; 'all_events' stands for all of them")
     return tuple(dict.fromkeys(NotificationType(name).value for name in names))

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Final, cast
+from typing import Final
 
-from aioice.ice import Connection
 from aiortc import RTCPeerConnection, RTCRtpReceiver
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 
-from ipfs_stream_nb.webrtc.ice import GATHER_SECONDS
+from ipfs_stream_nb.webrtc.ice import mend
 
 _BUFFER: Final = "_RTCRtpReceiver__jitter_buffer"
 
 
 def prepare(pc: RTCPeerConnection) -> None:
     """Make a connection fit for use, once its tracks are known and before it connects."""
-    transports = {one.receiver.transport.transport for one in pc.getTransceivers()}
-    if pc.sctp is not None:
-        transports.add(pc.sctp.transport.transport)
-    for transport in transports:
-        ice = transport.iceGatherer._connection  # noqa: SLF001  # see above
-        # a dead STUN server would hold up an answer for 5 s, as all candidates are gathered first
-        ice.get_component_candidates = functools.partial(  # type: ignore[method-assign]
-            type(ice).get_component_candidates, ice, timeout=cast("int", GATHER_SECONDS)
-        )
-        ice.query_consent = functools.partial(_query_consent, ice)  # type: ignore[method-assign]
+    mend(pc)
     for transceiver in pc.getTransceivers():
         if transceiver.kind == "video":
             _show_at_once(transceiver.receiver)
-
-
-async def _query_consent(ice: Connection) -> None:
-    """One that is closed while it connects would ask for consent for ever after."""
-    if not ice._closing:  # noqa: SLF001  # see above
-        await type(ice).query_consent(ice)
 
 
 class MarkedJitterBuffer(JitterBuffer):

@@ -79,8 +79,6 @@ class Stream:
         self._start = start
         self._pc: RTCPeerConnection | None = None
         self._messages: asyncio.Queue[Message] = asyncio.Queue(MAX_UNHANDLED)
-        self._gathering = asyncio.Lock()
-        """Held while aiortc opens sockets, which it would leave open if it were closed or cancelled then."""
         self._relay = False
         """Whether the server may come with another offer, over a relay."""
         self._timer: asyncio.TimerHandle | None = None
@@ -151,8 +149,8 @@ class Stream:
                         message.get("candidate"), message.get("sdpMid"), message.get("sdpMLineIndex")
                     )
             except IPFSStreamError as error:
-                if not self.fail(error):
-                    log.warning("%s: %s", self, error)
+                if not self.fail(error):  # it was closed meanwhile
+                    log.debug("%s: %s", self, error)
 
     async def _answer(self, offer: Message) -> None:
         """Take an offer. Another one, over a relay, takes the place of what could not be connected."""
@@ -175,16 +173,15 @@ class Stream:
         pc.on("connectionstatechange", functools.partial(self._pc_state, pc))
         self._to("connecting")
         self._after(CONNECT_SECONDS, self._too_late)
-        async with self._gathering:
-            try:
-                await pc.setRemoteDescription(RTCSessionDescription(offer["sdp"], "offer"))
-                if not pc.getTransceivers():
-                    raise BadRequestError("it offers no media")  # noqa: TRY301
-                prepare(pc)
-                await pc.setLocalDescription(await pc.createAnswer())
-            except Exception as error:
-                log.debug("an offer was not understood", exc_info=error)
-                raise RetrievalError(f"the server's offer was not understood: {error}") from None
+        try:
+            await pc.setRemoteDescription(RTCSessionDescription(offer["sdp"], "offer"))
+            if not pc.getTransceivers():
+                raise BadRequestError("it offers no media")  # noqa: TRY301
+            prepare(pc)
+            await pc.setLocalDescription(await pc.createAnswer())
+        except Exception as error:
+            log.debug("an offer was not understood", exc_info=error)
+            raise RetrievalError(f"the server's offer was not understood: {error}") from None
         if self._closing is None:
             answer = pc.localDescription  # with all candidates: aiortc gathers them first
             await self.signaling.send(
@@ -334,9 +331,8 @@ class Stream:
         if not self.connected.done():
             self.connected.set_exception(BadRequestError("the stream was closed"))
             self.connected.exception()
-        async with self._gathering:
-            if self._pc is not None:
-                await self._pc.close()
+        if self._pc is not None:
+            await self._pc.close()
         self._to("failed" if self.error is not None else "closed")
         for reader in self.readers.values():
             reader.end(self.error)

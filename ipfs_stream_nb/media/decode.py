@@ -109,17 +109,16 @@ class _Decoder(Generic[FrameT]):
     def _decode(self, *, after_seek: bool = False) -> Iterator[tuple[int, FrameT]]:
         self._fresh = False
         self._set_up()
-        step = self._step()
         keyframe: int | None = None
-        last = -step
+        due = 0  # the pts of a frame that has none: in a transport stream one time stamp stands for several
         for packet in self.source.packets(self.stream):
             if after_seek and keyframe is None:
                 if not packet.is_keyframe:
                     continue
                 keyframe = packet.pts if packet.pts is not None else packet.dts
             for frame in self._decode_packet(packet):
-                pts = frame.pts if frame.pts is not None else last + step
-                last = pts
+                pts = frame.pts if frame.pts is not None else due
+                due = pts + self._ticks(frame)
                 # Pictures shown before the keyframe that comes before them (open GOP) lack what they refer to.
                 if keyframe is None or pts >= keyframe:
                     yield pts, frame
@@ -134,8 +133,9 @@ class _Decoder(Generic[FrameT]):
         if not context.is_open:
             context.options = {"max_pixels": str(self.source.max_pixels)}
 
-    def _step(self) -> int:
-        return 1
+    def _ticks(self, frame: FrameT) -> int:
+        """How long a frame lasts, in units of the time base."""
+        raise NotImplementedError
 
 
 class VideoDecoder(_Decoder[VideoFrame]):
@@ -163,7 +163,7 @@ class VideoDecoder(_Decoder[VideoFrame]):
                 1, min(os.cpu_count() or 1, MAX_DECODE_THREADS, self.source.max_pixels // pixels)
             )
 
-    def _step(self) -> int:
+    def _ticks(self, _frame: VideoFrame) -> int:
         rate = self.stream.average_rate
         return max(1, round(1 / (rate * self.time_base))) if rate else 1
 
@@ -177,6 +177,9 @@ class AudioDecoder(_Decoder[AudioFrame]):
     @property
     def stream(self) -> AudioStream:
         return self.source.audio
+
+    def _ticks(self, frame: AudioFrame) -> int:
+        return max(1, round(frame.samples / (frame.sample_rate * self.time_base)))
 
 
 def content_start(source: MediaSource) -> Fraction:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import ipaddress
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, cast
 
-from aiortc import RTCBundlePolicy, RTCIceCandidate, RTCIceServer, RTCIceTransportPolicy
+from aioice.ice import Connection
+from aiortc import (
+    RTCBundlePolicy,
+    RTCIceCandidate,
+    RTCIceServer,
+    RTCIceTransportPolicy,
+    RTCPeerConnection,
+)
 from aiortc.rtcicetransport import parse_stun_turn_uri
 from aiortc.sdp import candidate_from_sdp
 
@@ -110,3 +119,70 @@ def is_allowed(candidate: RTCIceCandidate, *, allow_loopback: bool) -> bool:
         for one in (address, mapped)
         if one is not None
     )
+
+
+def mend(pc: RTCPeerConnection, seconds: float = GATHER_SECONDS) -> None:
+    """Have a peer connection ask STUN and TURN servers for no longer than `seconds`, and leave no socket and no task behind,
+    whenever it is closed. To be called when its tracks are known, before each local description; idempotent."""
+    transceivers = pc.getTransceivers()
+    transports = {one.receiver.transport for one in transceivers}
+    begun: list[tuple[Any, str]] = [(one.sender, "send") for one in transceivers] + [
+        (one.receiver, "receive") for one in transceivers
+    ]
+    if pc.sctp is not None:
+        transports.add(pc.sctp.transport)
+        begun.append((pc.sctp, "start"))
+    for transport in transports:
+        begun += [(transport, "start"), (transport.transport, "start")]
+        ice = transport.transport.iceGatherer._connection  # noqa: SLF001  # aiortc hides it
+        if "close" not in vars(ice):
+            _Mended(ice, seconds)
+    for part, name in begun:
+        if name not in vars(part):
+            setattr(part, name, functools.partial(_begin, pc, getattr(part, name)))
+
+
+async def _begin(pc: RTCPeerConnection, begin: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """aiortc goes on connecting what was closed meanwhile, and what begins then never ends: end its task instead."""
+    if pc.signalingState == "closed":
+        raise asyncio.CancelledError
+    await begin(*arguments)
+
+
+class _Mended:
+    """Methods that take the place of a connection's own."""
+
+    def __init__(self, ice: Connection, seconds: float) -> None:
+        self._ice = ice
+        self._gathering: asyncio.Task[None] | None = None
+        # a dead STUN server would hold up a description for 5 s, as all candidates are gathered first
+        ice.get_component_candidates = functools.partial(  # type: ignore[method-assign]
+            type(ice).get_component_candidates,
+            ice,
+            timeout=cast("int", seconds),  # asyncio.wait takes fractions
+        )
+        ice.gather_candidates = self._gather  # type: ignore[method-assign]
+        ice.query_consent = self._query_consent  # type: ignore[method-assign]
+        ice.close = self._close  # type: ignore[method-assign]
+
+    async def _gather(self) -> None:
+        """The sockets of one that is cancelled would be lost, and those that come after it was closed be left open."""
+        ice = self._ice
+        if not ice._closing:  # noqa: SLF001
+            if self._gathering is None:
+                gather = type(ice).gather_candidates(ice)
+                self._gathering = asyncio.create_task(gather, name="gather ICE candidates")
+            await asyncio.shield(self._gathering)
+        if ice._closing:  # noqa: SLF001
+            raise ConnectionError("the connection was closed while its candidates were gathered")
+
+    async def _query_consent(self) -> None:
+        """One that is closed while it connects would ask for consent for ever after."""
+        if not self._ice._closing:  # noqa: SLF001
+            await type(self._ice).query_consent(self._ice)
+
+    async def _close(self) -> None:
+        self._ice._closing = True  # noqa: SLF001
+        if self._gathering is not None:
+            await asyncio.wait([self._gathering])
+        await type(self._ice).close(self._ice)

@@ -13,7 +13,7 @@ from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.errors import BadRequestError, BusyError, NotFoundError, UnsupportedMediaError
 from ipfs_stream_nb.media.encoded import Codec, EncodedSource, EncodedTrack, TrackKind
 from ipfs_stream_nb.transports.connection import error_message
-from ipfs_stream_nb.webrtc.peer_events import PeerEvents
+from ipfs_stream_nb.webrtc.peer_events import PeerEvents, Tell
 from ipfs_stream_nb.webrtc.playback import Playback
 from ipfs_stream_nb.webrtc.quality import rendition_json, rendition_of, score
 from ipfs_stream_nb.webrtc.sources import Opener
@@ -72,7 +72,7 @@ class SentTrack:
 
 
 class PeerMedia:
-    """The contents and tracks of one peer. `on_all_over` is called when nothing of it can be played any more."""
+    """The contents and tracks of one peer. `on_mark` gets their marks (Marker), `on_all_over` is called when nothing of it can be played any more."""
 
     def __init__(
         self,
@@ -81,6 +81,7 @@ class PeerMedia:
         events: PeerEvents,
         *,
         on_change: Callable[[], None],
+        on_mark: Tell,
         on_all_over: Callable[[], None],
     ) -> None:
         self.contents: list[Content] = []
@@ -93,6 +94,7 @@ class PeerMedia:
         self._opener = opener
         self._events = events
         self._on_change = on_change
+        self._on_mark = on_mark
         self._on_all_over = on_all_over
         self._bytes_of_removed = 0
         self._closed = False
@@ -159,7 +161,7 @@ class PeerMedia:
 
         track = IPFSMediaStreamTrack(
             ipfs_api=self._node, cid=content.cid, kind=kind, frame_rate=frame_rate,
-            playback=content.playback, on_first=first,
+            playback=content.playback, on_first=first, on_mark=self._on_mark,
         )  # fmt: skip
         sent = SentTrack(content, track, facts)
         self.tracks[track.id] = sent

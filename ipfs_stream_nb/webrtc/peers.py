@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -32,7 +31,14 @@ from ipfs_stream_nb.errors import (
     UnreachableError,
 )
 from ipfs_stream_nb.transports.connection import error_message
-from ipfs_stream_nb.webrtc.ice import GATHER_SECONDS, RELAY_SECONDS, IceServers, ice_servers_of, is_allowed
+from ipfs_stream_nb.webrtc.ice import (
+    GATHER_SECONDS,
+    RELAY_SECONDS,
+    IceServers,
+    ice_servers_of,
+    is_allowed,
+    mend,
+)
 from ipfs_stream_nb.webrtc.peer_events import PeerEvents
 from ipfs_stream_nb.webrtc.peer_media import BOTH, PeerMedia, SentTrack, Wanted
 from ipfs_stream_nb.webrtc.reporting import LABEL, Reporter
@@ -79,7 +85,7 @@ class Peer:
         self.established = False
         self.media = PeerMedia(
             setup.node, setup.sources, events,
-            on_change=self._playback_changed, on_all_over=lambda: self._close_soon("failed"),
+            on_change=self._playback_changed, on_mark=self._mark, on_all_over=lambda: self._close_soon("failed"),
         )  # fmt: skip
         self.pc = RTCPeerConnection(
             RTCConfiguration(ice_servers_of(setup.ice_servers), policy, setup.bundle_policy)
@@ -172,13 +178,6 @@ class Peer:
         transceiver.setCodecPreferences(codec_preferences(sent.codec))
         dtls = transceiver.receiver.transport
         ice = dtls.transport._connection  # noqa: SLF001  # aiortc hides it
-        # a dead STUN server would hold up an offer for 5 s
-        seconds = RELAY_SECONDS if self.policy is RTCIceTransportPolicy.RELAY else GATHER_SECONDS
-        ice.get_component_candidates = functools.partial(  # type: ignore[method-assign]
-            type(ice).get_component_candidates,
-            ice,
-            timeout=seconds,  # type: ignore[arg-type]  # asyncio.wait takes fractions
-        )
         # aiortc ends alike when the viewer says goodbye and when nothing more is heard of him
         dtls.on("statechange", lambda: self._transport_changed(dtls.state, lost=ice._closing))  # noqa: SLF001
         self.media.attach(sent, transceiver)
@@ -205,6 +204,7 @@ class Peer:
             raise BadRequestError(f"the {description.type} does not fit: {str(error)[:200]}") from None
 
     async def _describe(self) -> RTCSessionDescription:
+        mend(self.pc, RELAY_SECONDS if self.policy is RTCIceTransportPolicy.RELAY else GATHER_SECONDS)
         try:
             await self.pc.setLocalDescription()
         except Exception:
@@ -296,6 +296,10 @@ class Peer:
     def _playback_changed(self) -> None:
         if self._reporter is not None:
             self._reporter.changed()
+
+    def _mark(self, message: dict[str, Any]) -> None:
+        if self._reporter is not None:
+            self._reporter.mark(message)
 
     def _expect_media(self) -> None:
         loop = asyncio.get_running_loop()

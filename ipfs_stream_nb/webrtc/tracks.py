@@ -19,6 +19,7 @@ from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError
 from ipfs_stream_nb.media.encoded import EncodedSource, TrackKind
 from ipfs_stream_nb.webrtc.buffer import StreamEndedError
 from ipfs_stream_nb.webrtc.lane import CLOCK_RATES, TimedPacket
+from ipfs_stream_nb.webrtc.marks import Marker
 from ipfs_stream_nb.webrtc.playback import Playback
 from ipfs_stream_nb.webrtc.sources import Opener, open_alone
 
@@ -69,9 +70,10 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
         playback: Playback | None = None,
         on_error: Callable[[BaseException], None] = lambda _error: None,
         on_first: Callable[[], None] = lambda: None,
+        on_mark: Callable[[dict[str, Any]], None] = lambda _message: None,
     ) -> None:
         """`sources` opens the content; `playback` is given instead where several tracks share a clock, and is not closed by
-        `stop`. `on_first` is called when the first packet goes out. Raises BadRequestError."""
+        `stop`. `on_first` is called when the first packet goes out, `on_mark` with each mark (Marker). Raises BadRequestError."""
         super().__init__()
         self.kind = track_kind(track.kind if track is not None else kind)
         self.frame_rate = checked_frame_rate(frame_rate)
@@ -87,6 +89,8 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
         """What this track has opened itself."""
         self._on_error = on_error
         self._on_first = on_first
+        self._marker = Marker(track_kind(self.kind))
+        self._on_mark = on_mark
         self._closing: asyncio.Task[None] | None = None
         self._recent: deque[tuple[float, int]] = deque()
         """Times and sizes of the latest packets."""
@@ -114,6 +118,9 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
             raise MediaStreamError(str(error)) from error
         if self.readyState != "live":  # stopped meanwhile
             raise MediaStreamError
+        if (mark := self._marker.mark(timed)) is not None:
+            self._on_mark(mark)
+            await asyncio.sleep(0)  # the message goes out first
         self._sent(len(timed.packet.data), timed.latency)
         return self._packet(timed)
 

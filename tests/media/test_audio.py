@@ -1,6 +1,7 @@
 """Sound: at its sample, whatever the container and codec."""
 
 import io
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -96,6 +97,32 @@ def test_what_the_file_leaves_out_is_silence():
     hole = audio(output, 1.25, 1.5).samples
     assert hole.shape == (RATE // 4, 1)
     assert not hole.any()
+
+
+def test_one_time_stamp_for_several_frames_is_enough(clip):
+    """A transport stream with eight AAC frames to a time stamp loses no sound, also behind a seek."""
+    output, group = io.BytesIO(), 8
+    with (
+        av.open(io.BytesIO(song("adts", "aac", chunk=4800))) as sound,
+        av.open(io.BytesIO(clip())) as film,
+        av.open(output, "w", format="mpegts") as container,
+    ):
+        tracks = [container.add_stream_from_template(one.streams[0]) for one in (film, sound)]
+        frames = [bytes(packet) for packet in sound.demux() if packet.size]
+        packets = [packet for packet in film.demux(video=0) if packet.size]
+        for packet in packets:
+            packet.stream = tracks[0]
+        for first in range(0, len(frames), group):
+            packet = av.Packet(b"".join(frames[first : first + group]))
+            packet.stream, packet.time_base = tracks[1], Fraction(1, RATE)
+            packet.pts = packet.dts = first * 1024
+            packets.append(packet)
+        for packet in sorted(packets, key=lambda one: one.dts * one.time_base):
+            container.mux(packet)
+    for whole in (audio(output), audio(output, 1.5, 2.5)):
+        assert whole.samples.any(axis=1).mean() > 0.99
+    assert audio(output).duration == pytest.approx(3.0, abs=0.05)
+    assert clicks(audio(output)) == pytest.approx([0, 1, 2], abs=0.03)  # a coder's delay is in them
 
 
 def test_range_behind_the_end_is_empty(clip):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
+import psutil
 import pytest
-from aiortc import RTCIceTransportPolicy, RTCRtpReceiver
+from aiortc import RTCConfiguration, RTCIceTransportPolicy, RTCPeerConnection, RTCRtpReceiver
 from aiortc.rtp import RTCP_PSFB_PLI, RtcpPsfbPacket, pack_remb_fci
 
 from ipfs_stream_nb.errors import (
@@ -18,9 +20,10 @@ from ipfs_stream_nb.errors import (
     UnsupportedMediaError,
 )
 from ipfs_stream_nb.media.encoded import Rendition
+from ipfs_stream_nb.webrtc.ice import mend
 from ipfs_stream_nb.webrtc.manager import WebRTCStreamingManager
 from ipfs_stream_nb.webrtc.slots import PeerLimits, PeerSlots
-from webrtc.packet_source import Sources
+from webrtc.packet_source import Sources, clip
 from webrtc.viewer import Viewer, wait_until
 
 LIMITS = PeerLimits(allow_loopback=True)
@@ -563,3 +566,89 @@ async def test_viewer_vanishes(sources, events, monkeypatch):
         await wait_until(lambda: not manager.peer_connections)
     assert events.of("webrtc_error")[0]["error"] == "connection was lost"
     assert events.of("webrtc_connection_closed")[0]["state"] == "failed"
+
+
+def open_sockets() -> int:
+    """UDP sockets of this process."""
+    return len(psutil.Process().net_connections("udp"))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("how", ["closed", "cancelled"])
+async def test_ended_while_gathering(sources, how, seconds):
+    """A peer that is closed, or whose request is cancelled, while a STUN server keeps it waiting leaves no socket open."""
+    before = open_sockets()
+    async with managing(sources, ice_servers=[{"urls": "stun:192.0.2.1:3478"}]) as (manager, _):
+        making = asyncio.ensure_future(manager.create_offer("webm"))
+        await wait_until(lambda: open_sockets() > before)
+        await asyncio.sleep(seconds)
+        if how == "closed":
+            await manager.close_all_connections()
+            assert open_sockets() == before
+        else:
+            making.cancel()
+        with pytest.raises(BadRequestError if how == "closed" else asyncio.CancelledError):
+            await making
+    assert open_sockets() == before
+
+
+async def test_closed_at_any_step_of_gathering(monkeypatch):
+    """However few steps of the loop a mended connection has had to open its sockets, none is left when it is closed."""
+    monkeypatch.setattr("aioice.ice.get_host_addresses", lambda **_kwargs: ["127.0.0.1", "127.0.0.2"])
+    before, seen = open_sockets(), set()
+    for steps in range(16):
+        pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        pc.addTransceiver("video")
+        mend(pc)
+        describing = asyncio.ensure_future(pc.setLocalDescription())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        seen.add(open_sockets() - before)
+        await pc.close()
+        assert open_sockets() == before
+        await asyncio.wait([describing])
+        describing.exception()  # where it was not done
+        assert open_sockets() == before
+    assert seen >= {0, 2}
+
+
+async def test_closed_while_connecting(sources):
+    """A peer that is closed at any moment of its connecting leaves no task and no socket."""
+    before = open_sockets()
+    for step in range(25):
+        async with managing(sources) as (manager, _):
+            viewer = Viewer()
+            try:
+                offer = await manager.create_offer("webm")
+                await manager.handle_answer(offer["pc_id"], await viewer.answer(offer["sdp"]))
+                for _ in range(step * 4):
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0.004 * step)
+                await manager.close_peer_connection(offer["pc_id"])
+            finally:
+                await viewer.close()
+    assert open_sockets() == before
+
+
+async def test_timestamps_tell_what_every_picture_shows(sources):
+    """Whatever is sought, each picture's place follows from the marks, those only for the decoder have none, and marks are few;
+    they come though the channel opens after the first packets."""
+    sources.clips["short"] = clip("webm", audio=False, gop=20)
+    async with managing(sources) as (manager, _), watching(manager, "short", start=0.3) as (viewer, pc_id):
+        await viewer.until(lambda: viewer.numbers()[-1:] > [15])
+        for place in (2.5, 1.1):
+            manager.seek(pc_id, place)
+            frame = round(place * 30)
+            await viewer.until(lambda n=frame: n in viewer.numbers()[-10:] and viewer.numbers()[-1] >= n + 5)
+        marks = [one for one in viewer.messages if one["type"] == "timestamps"]
+        pictures = list(viewer.pictures)
+    assert {one["kind"] for one in marks} == {"video"}
+    assert len(marks) < 12
+    shown = []
+    for _, number, pts in pictures:
+        mark = [one for one in marks if one["pts"] <= pts / 90_000][-1]
+        if mark["time"] is not None:
+            shown.append(number)
+            assert mark["time"] + pts / 90_000 - mark["pts"] == pytest.approx(number / 30, abs=0.004)
+    jumps = [after for before, after in pairwise(shown) if abs(after - before) > 5]
+    assert (shown[0], jumps) == (9, [75, 33])

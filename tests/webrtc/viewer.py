@@ -13,6 +13,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
 from ipfs_stream_nb.samples import read_frame_number
+from ipfs_stream_nb.webrtc.ice import mend
 
 SECONDS = 10
 
@@ -68,6 +69,7 @@ class Viewer:
     async def answer(self, sdp: str) -> str:
         """Take an offer; the answer."""
         await self.pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+        mend(self.pc)  # or one that is closed while it connects would leave a task
         await self.pc.setLocalDescription()
         return self.pc.localDescription.sdp
 

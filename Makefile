@@ -19,7 +19,7 @@ check: $(VENV)/test ## lint, formatting and types
 	$(BIN)/mypy
 
 unit: $(VENV)/test ## the test-suite, with what could not run listed at its end
-	PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),-n 2 --dist loadfile)
+	PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 notebooks: $(VENV)/test ## the notebooks, cell by cell, without a Jupyter server
 	$(BIN)/python scripts/notebooks.py

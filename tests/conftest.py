@@ -25,7 +25,8 @@ settings.load_profile("project")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the browser's tests last: Playwright keeps an event loop running in this thread from its first use on,
-    and pytest-asyncio then could not run its own."""
+    and pytest-asyncio then could not run its own. Where several processes share the tests, they must keep to this order
+    (--no-loadscope-reorder)."""
     items.sort(key=lambda item: "browser" in item.path.relative_to(HERE).parts)
 
 

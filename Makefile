@@ -18,8 +18,9 @@ check: $(VENV)/test ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(VENV)/test ## the test-suite, with what could not run listed at its end
-	PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+unit: $(VENV)/test ## the test-suite, the browser's tests by themselves, with what could not run listed at each end
+	PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),-n 2 --dist loadfile --ignore=tests/browser)
+	[ -n "$(PYTEST_ARGS)" ] || PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest tests/browser
 
 notebooks: $(VENV)/test ## the notebooks, cell by cell, without a Jupyter server
 	$(BIN)/python scripts/notebooks.py

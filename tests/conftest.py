@@ -25,8 +25,7 @@ settings.load_profile("project")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the browser's tests last: Playwright keeps an event loop running in this thread from its first use on,
-    and pytest-asyncio then could not run its own. Where several processes share the tests, they must keep to this order
-    (--no-loadscope-reorder)."""
+    and pytest-asyncio then could not run its own. They are not for `-n`, which takes the files in an order of its own."""
     items.sort(key=lambda item: "browser" in item.path.relative_to(HERE).parts)
 
 

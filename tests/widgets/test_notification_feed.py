@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -298,7 +299,8 @@ def test_a_callback_that_is_given_again(client: ipfs.Client, make: Callable[...,
 def test_cells_that_are_run_again() -> None:
     """In a real kernel: the feed that a cell made before is closed, and what callbacks print and raise is shown below the
     cell that gave them, never below the one that runs."""
-    manager, kernel = start_new_kernel()
+    # asyncio's debug mode tells of slow steps on stderr, below no cell
+    manager, kernel = start_new_kernel(env=os.environ | {"PYTHONASYNCIODEBUG": ""})
     outputs: dict[str, str] = {}
     cells: dict[str, str] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Final
@@ -60,6 +61,8 @@ class FanOut:
             except IPFSStreamError as error:
                 log.warning("The log of notifications cannot be read: %s", error)
             except Exception:  # one event, or one subscriber, must not end the feed of all others
+                if not threading.main_thread().is_alive():
+                    return  # the process ends, and starts no threads any more
                 log.exception("Notifications could not be sent on")
             await asyncio.sleep(RETRY_SECONDS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ class Feed:
         except IPFSStreamError as error:
             reason = str(error)
         except Exception:  # noqa: BLE001  # whatever it is, the server goes on, and says it on each request
+            if not threading.main_thread().is_alive():
+                return "the process ends"  # which starts no threads any more: a server in a daemon thread meets that
             self._log.exception("The log of notifications cannot be opened")
             reason = "the log of notifications cannot be opened; the server's log says why"
         else:

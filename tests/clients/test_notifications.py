@@ -710,7 +710,7 @@ async def test_what_is_sent_is_made_json(client, tmp_path):
         await client.emit(data | {"number": 3, "cids": added})
         assert (await feed.get(timeout=10))["data"]["cids"] == str(added.cid)
     await client.emit(data)
-    (event,) = await client.notification_history(1)
+    (event,) = await client.notification_history(1, "custom_event")  # the add is told a moment later
     assert event["data"] == {
         "n": [3, 0.5, 7, True],
         "when": ["2024-02-03T04:05:00+00:00", "2024-02-03", "2024-02-03T00:00:00.000000000"],

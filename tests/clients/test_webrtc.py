@@ -198,7 +198,10 @@ async def test_times_are_right_again_after_a_seek(site):
         assert first.time == pytest.approx(number(first) / RATE, abs=0.03)
         await client.seek(pc_id, 1.3)
         got = [(number(frame), frame.time) async for frame in frames]
-        for n, at in got:
+        reached = [n for n, _ in got].index(
+            round(1.3 * RATE)
+        )  # what was on its way before is timed by estimate
+        for n, at in got[reached:]:
             assert at == pytest.approx(n / RATE, abs=0.005)
         assert next(n for n, _ in got if n > RATE) == 1.3 * RATE
 

@@ -49,7 +49,10 @@ _VIDEO_CODECS = {"mp4": ("libx264", "aac"), "webm": ("libvpx", "libopus")}
 _IMAGE_FORMATS = {"png": "PNG", "jpeg": "JPEG", "gif": "GIF", "webp": "WEBP", "bmp": "BMP", "tiff": "TIFF"}
 _TONE_HZ, _TONE_LEVEL = 220.0, 0.02
 _CLICK_HZ, _CLICK_LEVEL, _CLICK_DECAY = 1000.0, 0.8, 0.003
-_BT709 = 1  # the number of BT.709 in ITU-T H.273, for primaries, transfer and matrix alike
+_BT709 = 1  # in ITU-T H.273, for primaries, transfer and matrix alike
+# The matrix of each kind, there and in FFmpeg's scaler. VP8 knows BT.601 alone (RFC 6386, section 9.2): packets that leave
+# their file, as in WebRTC, tell of no other.
+_MATRICES = {"mp4": (_BT709, Colorspace.ITU709), "webm": (6, Colorspace.ITU601)}
 
 
 def video(
@@ -223,7 +226,7 @@ class _Clip:
         context = stream.codec_context
         context.time_base = 1 / self.rate
         context.gop_size = self.gop
-        context.color_range, context.colorspace = 1, _BT709  # 1: the limited range
+        context.color_range, context.colorspace = 1, _MATRICES[self.kind][0]  # 1: the limited range
         context.color_primaries = context.color_trc = _BT709
         if self.bit_rate is not None:
             context.bit_rate = self.bit_rate
@@ -253,7 +256,7 @@ class _Clip:
             frame = reformatter.reformat(
                 VideoFrame.from_ndarray(stored, format="rgba"),
                 format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
+                dst_colorspace=_MATRICES[self.kind][1],
             )
             frame.pts, frame.time_base = number, 1 / self.rate
             yield frame

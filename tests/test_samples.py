@@ -100,6 +100,21 @@ def test_options_of_mp4_hold():
         assert all(packet.pts == packet.dts for packet in container.demux(video=0) if packet.size)
 
 
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_colours_come_back(kind):
+    """Packets alone, as WebRTC sends them, give the colours that were painted: VP8 is BT.601, H.264 tells its own."""
+    data = samples.video(kind=kind, width=320, height=240, duration=0.1, bit_rate=4_000_000, audio=False)
+    with av.open(io.BytesIO(data)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        decoder = av.CodecContext.create(container.streams.video[0].codec_context.name, "r")
+        decoder.extradata = container.streams.video[0].codec_context.extradata
+    frame = [*(one for packet in packets for one in decoder.decode(packet)), *decoder.decode(None)][0]
+    matrix = "ITU709" if frame.colorspace == 1 else "ITU601"  # unspecified in VP8
+    shown = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray().astype(int)
+    painted = FramePainter(320, 240, Fraction(30)).paint(0)[..., :3].astype(int)
+    assert np.abs((shown - painted).mean(axis=(0, 1))).max() < 2.5
+
+
 def test_grain_and_bit_rate_make_large_files():
     """A wanted bit rate is reached with grain, within a third."""
     data = samples.video(width=320, height=240, duration=3, grain=40, bit_rate=2_000_000, audio=False)

@@ -19,6 +19,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ipfs_stream_nb.errors import UnsupportedMediaError
 from ipfs_stream_nb.media.source import MediaSource
 
 FrameT = TypeVar("FrameT", VideoFrame, AudioFrame)
@@ -111,7 +112,7 @@ class _Decoder(Generic[FrameT]):
         self._set_up()
         keyframe: int | None = None
         due = 0  # the pts of a frame that has none: in a transport stream one time stamp stands for several
-        for packet in self.source.packets(self.stream):
+        for packet in self._filled_packets():
             if after_seek and keyframe is None:
                 if not packet.is_keyframe:
                     continue
@@ -122,6 +123,22 @@ class _Decoder(Generic[FrameT]):
                 # Pictures shown before the keyframe that comes before them (open GOP) lack what they refer to.
                 if keyframe is None or pts >= keyframe:
                     yield pts, frame
+
+    def _filled_packets(self) -> Iterator[Packet[Any]]:
+        """The packets that hold something, then the empty one that flushes the decoder.
+
+        Others may be empty too, in Ogg above all, where such a one repeats a picture: a decoder takes them for damage.
+        """
+        flush: Packet[Any] | None = None
+        for packet in self.source.packets(self.stream):
+            check_clear(packet)
+            if packet.size:
+                yield packet
+            else:
+                self.source.reader.check_stall()
+                flush = packet
+        if flush is not None:
+            yield flush
 
     def _decode_packet(self, packet: Packet[Any]) -> list[FrameT]:
         with self.source.guarded("decoded"):
@@ -180,6 +197,15 @@ class AudioDecoder(_Decoder[AudioFrame]):
 
     def _ticks(self, frame: AudioFrame) -> int:
         return max(1, round(frame.samples / (frame.sample_rate * self.time_base)))
+
+
+def check_clear(packet: Packet[Any]) -> None:
+    """Raise UnsupportedMediaError for an encrypted packet (ISO 23001-7, WebM), where PyAV is new enough to tell."""
+    has = getattr(packet, "has_sidedata", None)
+    if has is not None and has("encryption_info"):
+        raise UnsupportedMediaError(
+            "The content is encrypted: it plays only where its key is, and never here."
+        )
 
 
 def content_start(source: MediaSource) -> Fraction:

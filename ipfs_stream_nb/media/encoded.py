@@ -20,6 +20,16 @@ class Rendition:
     """bit/s; None: what suits the height."""
 
 
+@dataclass(slots=True)
+class Aim:
+    """What one viewer's network carries: set anew at any time, and followed by what is encoded from then on."""
+
+    bitrate: int
+    """bit/s; more than the rendition's is as much as that."""
+    frame_rate: float | None = None
+    """Frames a second at most; None: as many as the source has."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedPacket:
     """One access unit: a whole picture, or 20 ms of sound."""
@@ -48,6 +58,8 @@ class EncodedTrack:
     height: int = 0
     """Upright and even, for video."""
     frame_rate: float = 0.0
+    bitrate: int = 0
+    """bit/s as the file tells; 0 where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +89,16 @@ class EncodedSource(Protocol):
         """What it has."""
 
     def packets(
-        self, kind: TrackKind, position: float = 0.0, rendition: Rendition | None = None
+        self,
+        kind: TrackKind,
+        position: float = 0.0,
+        rendition: Rendition | None = None,
+        aim: Aim | None = None,
     ) -> AsyncGenerator[EncodedPacket, None]:
         """The packets of one track in decoding order, to the end of the file. Video begins with a key frame at or before
         `position` seconds, audio with the packet that holds it. Read no further than a little ahead of whoever iterates;
-        must be closed when left early. Raises CorruptContentError, RetrievalError, UnsupportedMediaError, BadRequestError
+        must be closed when left early. With `aim` the video is encoded just in time, at what the aims of those who share it
+        allow. Raises CorruptContentError, RetrievalError, UnsupportedMediaError, BadRequestError
         for a kind that it does not have."""
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 
 from ipfs_stream_nb.content.node import Node
-from ipfs_stream_nb.media.encoded import EncodedInfo, EncodedPacket, EncodedSource, Rendition, TrackKind
+from ipfs_stream_nb.media.encoded import Aim, EncodedInfo, EncodedPacket, EncodedSource, Rendition, TrackKind
 from ipfs_stream_nb.media.worker.limits import DEFAULT_WORKER_LIMITS
 from ipfs_stream_nb.media.worker.pool import WorkerPool
 
@@ -36,10 +36,14 @@ class _Alone:
         return self._source.info
 
     def packets(
-        self, kind: TrackKind, position: float = 0.0, rendition: Rendition | None = None
+        self,
+        kind: TrackKind,
+        position: float = 0.0,
+        rendition: Rendition | None = None,
+        aim: Aim | None = None,
     ) -> AsyncGenerator[EncodedPacket, None]:
         """As EncodedSource.packets."""
-        return self._source.packets(kind, position, rendition)
+        return self._source.packets(kind, position, rendition, aim)
 
     async def close(self) -> None:
         """End it and its worker. Idempotent."""

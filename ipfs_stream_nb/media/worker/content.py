@@ -103,6 +103,8 @@ class Content:
 
     def _fits(self, order: Order, track: EncodedTrack) -> bool:
         """Whether the file's own packets are what is ordered."""
+        if order.aim is not None:
+            return False
         low = order.height is None or order.height >= track.height
         return low and (order.bitrate is None or 0 < self._bitrate <= order.bitrate)
 
@@ -135,6 +137,7 @@ class Content:
             width=canvas.width,
             height=canvas.height,
             frame_rate=float(stream.average_rate or 0),
+            bitrate=self._bitrate,
         )
 
     def _probe_audio(self, source: MediaSource) -> EncodedTrack | None:

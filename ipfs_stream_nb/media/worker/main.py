@@ -25,7 +25,7 @@ from ipfs_stream_nb.errors import (
     TooLargeError,
     error_from_json,
 )
-from ipfs_stream_nb.media.encoded import EncodedPacket
+from ipfs_stream_nb.media.encoded import Aim, EncodedPacket
 from ipfs_stream_nb.media.worker import sandbox
 from ipfs_stream_nb.media.worker.limits import WorkerLimits
 from ipfs_stream_nb.media.worker.order import Order
@@ -103,13 +103,13 @@ class Cursor:
     def __init__(self, number: int, order: Order, content: Any, wire: Wire) -> None:
         self._number, self._order, self._content, self._wire = number, order, content, wire
         self._stopped = threading.Event()
-        self._asked: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[float, int, int, float] | None] = queue.SimpleQueue()
         self._told = time.monotonic()
         threading.Thread(target=self._live, daemon=True).start()
 
-    def more(self, until: float, most: int) -> None:
-        """Go on until a time (s), for at most so many bytes."""
-        self._asked.put((until, most))
+    def more(self, until: float, most: int, bitrate: int, frame_rate: float) -> None:
+        """Go on until a time (s), for at most so many bytes, at what the network carries."""
+        self._asked.put((until, most, bitrate, frame_rate))
 
     def stop(self) -> None:
         """End the thread soon."""
@@ -124,8 +124,11 @@ class Cursor:
         try:
             with self._content.making(self._order, self._stopped, self._alive) as making:
                 while (asked := self._asked.get()) is not None:
+                    until, most, bitrate, frame_rate = asked
+                    if (aim := self._order.aim) is not None and bitrate:
+                        aim.bitrate, aim.frame_rate = bitrate, frame_rate or None
                     making.resume()
-                    ended = self._make(making.packets, *asked)
+                    ended = self._make(making.packets, until, most)
                     self._wire.send(
                         Kind.ENDED if ended else Kind.PAUSED, self._number, COUNT.pack(making.damaged)
                     )
@@ -200,12 +203,17 @@ def serve(wire: Wire, limits: WorkerLimits) -> None:
             content = Content(blocks, media, limits.threads)
             threading.Thread(target=_probe, args=(content, wire), daemon=True).start()
         elif kind == Kind.START:
-            cursors[number] = Cursor(number, Order(**json.loads(body)), content, wire)
+            cursors[number] = Cursor(number, _order(json.loads(body)), content, wire)
         elif number in cursors:
             if kind == Kind.MORE:
                 cursors[number].more(*MORE.unpack(body))
             elif kind == Kind.STOP:
                 cursors.pop(number).stop()
+
+
+def _order(body: dict[str, Any]) -> Order:
+    aim = body.pop("aim")
+    return Order(**body, aim=Aim(**aim) if aim else None)
 
 
 def _probe(content: Any, wire: Wire) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from ipfs_stream_nb.media.encoded import TrackKind
+from ipfs_stream_nb.media.encoded import Aim, TrackKind
 
 CLOCK: Final = 90_000
 """Ticks of a second, on which all times of packets lie, so that they are the same however one came there."""
@@ -27,6 +27,8 @@ class Order:
     """Only packets later than `position`, which continue what ended there; else from the one that holds it."""
     height: int | None
     bitrate: int | None
+    aim: Aim | None = None
+    """Where it is encoded just in time: what the network carries, set anew with each MORE."""
 
     @property
     def ticks(self) -> int:

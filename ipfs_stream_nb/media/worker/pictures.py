@@ -3,6 +3,7 @@ sizes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Final, cast
@@ -24,6 +25,16 @@ from ipfs_stream_nb.media.worker.order import CLOCK, Alive, Order, ticks_of
 
 KEYFRAME_SECONDS: Final = 2
 """A key frame stands at each multiple of this on the timeline, so that what was begun at different places joins there."""
+LIVE_KEYFRAME_SECONDS: Final = 10
+"""The same where it is encoded just in time: a slow link notices each of them."""
+LIVE_BUFFER_SECONDS: Final = 0.1
+"""What the encoder may be ahead of its bit rate there. So small, x264 follows a change within 0.3 s,"""
+MOST_EXTRA: Final = 1.25
+"""but takes less than it may; so much more it is given, as long as it does."""
+MIN_CHANGE: Final = 0.03
+"""Of a bit rate that is followed there,"""
+MIN_CHANGE_VP8: Final = 0.2
+"""and with VP8, whose encoder must begin anew, with a key frame."""
 MAX_FRAME_RATE: Final = 60
 """Frames a second at most; others are left out."""
 BITS_PER_PIXEL: Final = 0.09
@@ -38,6 +49,10 @@ MAX_DAMAGED: Final = 2000
 """Packets in a row that cannot be decoded, after which the content counts as damaged."""
 MAX_PREROLL: Final = 5000
 """Frames between a key frame and the position that is asked for."""
+USED_FRAMES: Final = 15
+"""Frames over which it is measured what an encoder takes."""
+MIN_AIM: Final = 30_000
+"""bit/s that are encoded at least, whatever the network carries."""
 
 _UNSPECIFIED, _BT709, _BT601, _BT2020 = 2, 1, 6, (9, 10)  # matrix coefficients in ITU-T H.273
 _PQ = 16  # of transfer characteristics there
@@ -87,7 +102,9 @@ FIRST_PACKETS: Final = 6
 class Canvas:
     """What decoded frames are brought to: one size, upright, square pixels, even sides, never larger than they were."""
 
-    def __init__(self, first: VideoFrame, source: MediaSource, height: int | None = None) -> None:
+    def __init__(
+        self, first: VideoFrame, source: MediaSource, height: int | None = None, codec: str = "h264"
+    ) -> None:
         self._exif = source.exif_orientation
         self._orientation = orientation_of(first, self._exif)
         aspect = pixel_aspect(source.video)
@@ -103,8 +120,9 @@ class Canvas:
             first.height,
         ) and self._orientation == Orientation()
         """Whether frames have the shape already."""
-        self.matrix = _BT709 if _matrix(first) in (_BT709, *_BT2020) or first.format.is_rgb else _BT601
-        """Of the result, in the numbers of ITU-T H.273."""
+        wide_range = _matrix(first) in (_BT709, *_BT2020) or first.format.is_rgb
+        self.matrix = _BT709 if wide_range and codec != "vp8" else _BT601
+        """Of the result, in the numbers of ITU-T H.273; VP8 has BT.601 alone (RFC 6386, section 9.2)."""
         self._reformatter = VideoReformatter()
 
     def draw(self, frame: VideoFrame) -> VideoFrame:
@@ -176,8 +194,8 @@ def transcode(decoder: Pictures, order: Order, codec: str, threads: int) -> Iter
     encoder: _Encoder | None = None
     for ticks, length, frame in _wanted(decoder, order):
         if encoder is None:
-            canvas = Canvas(frame, decoder.source, order.height)
-            encoder = _Encoder(decoder, canvas, codec, order.bitrate, threads)
+            canvas = Canvas(frame, decoder.source, order.height, codec)
+            encoder = _Encoder(decoder, canvas, codec, order, threads)
         packets = encoder.encode(ticks, length, frame)
         del frame
         yield from packets
@@ -186,7 +204,7 @@ def transcode(decoder: Pictures, order: Order, codec: str, threads: int) -> Iter
 
 
 def _wanted(decoder: Pictures, order: Order) -> Iterator[tuple[int, int, VideoFrame]]:
-    """Frames with their times and lengths on our clock, each later than the one before, no more than MAX_FRAME_RATE."""
+    """Frames with their times and lengths on our clock, each later than the one before, no more than MAX_FRAME_RATE and the aim's."""
     scale, rate = decoder.time_base, decoder.stream.average_rate
     usual = ticks_of(1 / Fraction(rate)) if rate else CLOCK // 30
     target = decoder.first + int(Fraction(order.ticks, CLOCK) / scale)
@@ -210,35 +228,46 @@ def _wanted(decoder: Pictures, order: Order) -> Iterator[tuple[int, int, VideoFr
                 last = held[0]
                 yield held
                 held = None
-        if _slot(ticks) > _slot(last):
+        wanted = order.aim.frame_rate if order.aim is not None else None
+        frame_rate = min(wanted or MAX_FRAME_RATE, MAX_FRAME_RATE)
+        if _slot(ticks, frame_rate) > _slot(last, frame_rate):
             last = ticks
             yield one
     if held is not None:
         yield held
 
 
-def _slot(ticks: int) -> int:
+def _slot(ticks: int, frame_rate: float) -> int:
     """Frames of one slot are too near each other."""
-    return (ticks * MAX_FRAME_RATE + CLOCK // 2) // CLOCK
+    return math.floor(ticks * frame_rate / CLOCK + 0.5)
 
 
 class _Encoder:
-    def __init__(
-        self, decoder: Pictures, canvas: Canvas, codec: str, bitrate: int | None, threads: int
-    ) -> None:
+    def __init__(self, decoder: Pictures, canvas: Canvas, codec: str, order: Order, threads: int) -> None:
         self._canvas, self._source = canvas, decoder.source
         rate = Fraction(decoder.stream.average_rate or 30)
-        rate = min(max(rate, Fraction(1)), Fraction(MAX_FRAME_RATE)).limit_denominator(1001)
-        bitrate = bitrate or bitrate_of(canvas.width, canvas.height, float(rate))
-        context = cast("VideoCodecContext", av.CodecContext.create(_ENCODERS[codec], "w"))
+        self._rate = min(max(rate, Fraction(1)), Fraction(MAX_FRAME_RATE)).limit_denominator(1001)
+        self._codec, self._aim, self._threads = codec, order.aim, threads
+        self._most = order.bitrate or bitrate_of(canvas.width, canvas.height, float(self._rate))
+        self._grid = (KEYFRAME_SECONDS if order.aim is None else LIVE_KEYFRAME_SECONDS) * CLOCK
+        self._last = -1
+        self._lengths: dict[int, int] = {}
+        self._used = 1.0
+        """How much of the bit rate was taken lately."""
+        self._bitrate = self._wanted_bitrate()
+        self._context = self._open()
+
+    def _open(self) -> VideoCodecContext:
+        canvas = self._canvas
+        context = cast("VideoCodecContext", av.CodecContext.create(_ENCODERS[self._codec], "w"))
         context.width, context.height, context.pix_fmt = canvas.width, canvas.height, "yuv420p"
-        context.time_base, context.framerate = Fraction(1, CLOCK), rate
+        context.time_base, context.framerate = Fraction(1, CLOCK), self._rate
         context.gop_size = KEYFRAME_SECONDS * MAX_FRAME_RATE * 10  # key frames are asked for
-        context.thread_count = threads
+        context.thread_count = self._threads
         context.color_range = _LIMITED
         context.colorspace = context.color_primaries = context.color_trc = canvas.matrix
-        if codec == "vp8":
-            context.bit_rate = bitrate
+        if self._codec == "vp8":
+            context.bit_rate = self._bitrate
             context.options = {
                 "deadline": "realtime",
                 "cpu-used": "8",
@@ -252,19 +281,39 @@ class _Encoder:
                 "tune": "zerolatency",
                 "profile": "baseline",
                 "forced-idr": "1",
-                "crf": str(QUALITY),
-                "maxrate": str(bitrate),
-                "bufsize": str(bitrate),
+                "maxrate": str(self._most),
                 "x264-params": "scenecut=0:repeat-headers=1",
             }
-        self._context = context
-        self._last = -1
-        self._lengths: dict[int, int] = {}
+            if self._aim is None:
+                context.options |= {"crf": str(QUALITY), "bufsize": str(self._most)}
+            else:  # x264 follows changes where it was opened for a constant bit rate
+                context.bit_rate = self._most
+                context.options |= {"bufsize": str(round(self._most * LIVE_BUFFER_SECONDS))}
+                context.open()
+                context.bit_rate = self._bitrate
+        return context
+
+    def _wanted_bitrate(self) -> int:
+        if self._aim is None:
+            return self._most
+        extra = min(max(1 / self._used, 1.0), MOST_EXTRA) if self._codec != "vp8" else 1.0
+        return round(extra * max(MIN_AIM, min(self._aim.bitrate, self._most)))
+
+    def _follow(self) -> None:
+        """Encode at what the network carries now."""
+        wanted = self._wanted_bitrate()
+        change = abs(wanted - self._bitrate) / self._bitrate
+        if self._codec == "vp8" and change > MIN_CHANGE_VP8:
+            self._bitrate = wanted
+            self._context = self._open()
+            self._last = -1
+        elif self._codec != "vp8" and change > MIN_CHANGE:
+            self._context.bit_rate = self._bitrate = wanted
 
     def encode(self, ticks: int, length: int, frame: VideoFrame) -> list[EncodedPacket]:
+        self._follow()
         picture = self._canvas.draw(frame)
-        grid = KEYFRAME_SECONDS * CLOCK
-        key = self._last < 0 or ticks // grid > self._last // grid
+        key = self._last < 0 or ticks // self._grid > self._last // self._grid
         self._last = ticks
         picture.pict_type = PictureType.I if key else PictureType.NONE
         picture.pts, picture.time_base = ticks, Fraction(1, CLOCK)
@@ -280,6 +329,9 @@ class _Encoder:
         for packet in encoded:
             ticks = packet.pts or 0
             length = self._lengths.pop(ticks, 0)
+            if self._aim is not None and length and not packet.is_keyframe:
+                used = packet.size * 8 * CLOCK / (length * min(self._aim.bitrate, self._most))
+                self._used += (min(used, 2.0) - self._used) / USED_FRAMES
             packets.append(EncodedPacket(bytes(packet), ticks / CLOCK, length / CLOCK, packet.is_keyframe))
         return packets
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, cast
 
@@ -18,18 +19,20 @@ from ipfs_stream_nb.errors import (
     RetrievalError,
     UnsupportedMediaError,
 )
-from ipfs_stream_nb.media.encoded import EncodedInfo, EncodedPacket, Rendition, TrackKind
+from ipfs_stream_nb.media.encoded import Aim, EncodedInfo, EncodedPacket, Rendition, TrackKind
 from ipfs_stream_nb.media.worker.limits import DEFAULT_WORKER_LIMITS, WorkerLimits
 from ipfs_stream_nb.media.worker.order import Order
 from ipfs_stream_nb.media.worker.process import ReadAt, Worker
 from ipfs_stream_nb.media.worker.shelf import Reader, Shelf
 from ipfs_stream_nb.media.worker.taps import Taps
 
-MAX_RENDITIONS: Final = 4
+MAX_RENDITIONS: Final = 6
 """Renditions of a content's video at once."""
 SPARE_DELAY: Final = 1.0
 """Seconds after an opening until the next spare worker starts, so that it does not delay the first picture."""
 MIN_HEIGHT, MIN_BITRATE = 16, 10_000
+MAX_BITRATE: Final = 8_000_000
+"""bit/s of what is encoded just in time, where the rendition sets no limit."""
 
 _Key = tuple[int, str]
 
@@ -172,7 +175,7 @@ class _Shared:
         self._pool, self._key = pool, key
         self._worker: Worker | None = None
         self._taps: Taps | None = None
-        self._shelves: dict[tuple[TrackKind, int | None, int | None], Shelf] = {}
+        self._shelves: dict[tuple[TrackKind, int | None, int | None, bool], Shelf] = {}
         self._closing: asyncio.Task[None] | None = None
         self._lingering: asyncio.Task[Any] | None = None
         self._opening = asyncio.create_task(self._open(read_at, size))
@@ -212,13 +215,13 @@ class _Shared:
         """Of the worker."""
         return self._worker.pid if self._worker is not None else None
 
-    async def shelf(self, kind: TrackKind, height: int | None, bitrate: int | None) -> Shelf:
-        """The packets of a rendition. Raises BusyError where too many are being read, and what ended the worker."""
+    async def shelf(self, kind: TrackKind, height: int | None, bitrate: int | None, *, live: bool) -> Shelf:
+        """The packets of a rendition; `live`: encoded just in time. Raises BusyError where too many are being read, and what ended the worker."""
         if self._worker is None or self._taps is None or self._closing is not None:
             raise RetrievalError("The source is closed.")
         if self._worker.error is not None:
             raise self._worker.error
-        key = (kind, height, bitrate)
+        key = (kind, height, bitrate, live)
         shelf = self._shelves.pop(key, None)
         if shelf is None:
             videos = [one for one in self._shelves if one[0] == "video"]
@@ -229,7 +232,9 @@ class _Shared:
                         f"{MAX_RENDITIONS} renditions of this content are being played, the limit."
                     )
                 await self._shelves.pop(idle).close()
-            shelf = Shelf(partial(_order, kind, height, bitrate), self._taps, self._pool.limits)
+            aim = Aim(bitrate or MAX_BITRATE) if live else None
+            order = partial(_at, Order(kind, 0.0, False, height, bitrate, aim))
+            shelf = Shelf(order, self._taps, self._pool.limits, live=live)
         self._shelves[key] = shelf  # last of all: the most recently used
         return shelf
 
@@ -271,8 +276,8 @@ class _Shared:
         self._pool.opened.discard(self)
 
 
-def _order(kind: TrackKind, height: int | None, bitrate: int | None, position: float, after: bool) -> Order:
-    return Order(kind, position, after, height, bitrate)
+def _at(order: Order, position: float, after: bool) -> Order:
+    return replace(order, position=position, after=after)
 
 
 class WorkerSource:
@@ -299,7 +304,11 @@ class WorkerSource:
         return self._shared.pid
 
     async def packets(
-        self, kind: TrackKind, position: float = 0.0, rendition: Rendition | None = None
+        self,
+        kind: TrackKind,
+        position: float = 0.0,
+        rendition: Rendition | None = None,
+        aim: Aim | None = None,
     ) -> AsyncGenerator[EncodedPacket, None]:
         """As EncodedSource.packets. Video that is transcoded begins with the frame that is on at `position`; what is passed
         through with the key frame before it, or with one of another reader not long before it."""
@@ -307,8 +316,9 @@ class WorkerSource:
             raise BadRequestError(f"position={position!r}: expected seconds, from 0.")
         if self._closed:
             raise RetrievalError("The source is closed.")
-        shelf = await self._shared.shelf(kind, *self._wanted(kind, rendition))
-        reader = Reader(shelf, position)
+        live = aim is not None and kind == "video"
+        shelf = await self._shared.shelf(kind, *self._wanted(kind, rendition), live=live)
+        reader = Reader(shelf, position, aim)
         self._readers.add(reader)
         try:
             async with aclosing(reader.packets()) as packets:

@@ -20,7 +20,7 @@ from ipfs_stream_nb.errors import (
     RetrievalError,
     error_from_json,
 )
-from ipfs_stream_nb.media.encoded import Codec, EncodedInfo, EncodedPacket, EncodedTrack, TrackKind
+from ipfs_stream_nb.media.encoded import Aim, Codec, EncodedInfo, EncodedPacket, EncodedTrack, TrackKind
 from ipfs_stream_nb.media.worker.limits import WorkerLimits
 from ipfs_stream_nb.media.worker.order import Order
 from ipfs_stream_nb.media.worker.protocol import (
@@ -241,10 +241,11 @@ class Worker:
                 )
                 return
 
-    def _ask(self, number: int, until: float, most: int) -> None:
+    def _ask(self, number: int, until: float, most: int, aim: Aim | None) -> None:
         self._check()
         self._busy[number] = 0.0
-        self._send(Kind.MORE, number, MORE.pack(until, most))
+        bitrate, frame_rate = (aim.bitrate, aim.frame_rate or 0.0) if aim is not None else (0, 0.0)
+        self._send(Kind.MORE, number, MORE.pack(until, most, bitrate, frame_rate))
 
     def _answered(self, number: int) -> None:
         self._busy.pop(number, None)
@@ -266,13 +267,14 @@ class Tap:
         self.damaged = 0
         """Packets and frames of the file that could not be decoded."""
 
-    async def more(self, until: float, most: int) -> bool:
-        """Get packets up to a time (s), at most so many bytes; False once there are no more. One call at a time."""
+    async def more(self, until: float, most: int, aim: Aim | None = None) -> bool:
+        """Get packets up to a time (s), at most so many bytes, as `aim` allows; False once there are no more. One call at a
+        time."""
         if self._error is not None:
             raise self._error
         self._credit = most + MAX_PACKET
         self._answer = asyncio.get_running_loop().create_future()
-        self._worker._ask(self._number, until, most)  # noqa: SLF001 - its other half
+        self._worker._ask(self._number, until, most, aim)  # noqa: SLF001 - its other half
         return await self._answer
 
     def close(self) -> None:
@@ -344,4 +346,5 @@ def _track_of(kind: TrackKind, body: dict[str, Any]) -> EncodedTrack:
         width=int(body["width"]),
         height=int(body["height"]),
         frame_rate=float(body["frame_rate"]),
+        bitrate=int(body["bitrate"]),
     )

@@ -18,8 +18,8 @@ from ipfs_stream_nb.media.encoded import EncodedPacket
 
 HEADER: Final = struct.Struct("!IBI")
 """Bytes of the body, kind, number."""
-MORE: Final = struct.Struct("!dI")
-"""Go on until this time (s), for at most so many bytes."""
+MORE: Final = struct.Struct("!dIId")
+"""Go on until this time (s), for at most so many bytes, at so many bit/s and frames a second; 0 each: as ordered."""
 READ: Final = struct.Struct("!QI")
 """Offset and length."""
 COUNT: Final = struct.Struct("!I")
@@ -42,7 +42,7 @@ class Kind(IntEnum):
     OPEN = 1
     """JSON: {"size": bytes of the content}. Answered by INFO or FAILED."""
     START = 2
-    """A new cursor, JSON: {"kind", "position", "after", "height", "bitrate"}."""
+    """A new cursor, JSON: {"kind", "position", "after", "height", "bitrate", "aim"}."""
     MORE = 3
     """Answered by PACKETS, any number of times, and then PAUSED, ENDED or FAILED."""
     STOP = 4

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from ipfs_stream_nb.errors import IPFSStreamError
-from ipfs_stream_nb.media.encoded import EncodedPacket
+from ipfs_stream_nb.media.encoded import Aim, EncodedPacket
 from ipfs_stream_nb.media.worker.chunks import ROUNDING, Chunk
 from ipfs_stream_nb.media.worker.limits import WorkerLimits
 from ipfs_stream_nb.media.worker.order import Order
@@ -31,13 +31,20 @@ STIR_SECONDS: Final = 0.1
 """A reader says how far it is in such steps."""
 FIRST_BYTES: Final = 2**20
 """Bytes that are asked for at once."""
+LIVE_AHEAD_SECONDS: Final = 0.05
+"""Seconds that are made ready ahead of a reader where it is encoded just in time: a change is seen so much later."""
+LIVE_JOIN_SECONDS: Final = 0.5
+"""Who comes into the middle of that gets a picture of his own, unless a key frame is so near: a slow link has no room for
+what was before."""
 
 
 class Reader:
     """Somebody who reads on from a position."""
 
-    def __init__(self, shelf: Shelf, position: float) -> None:
+    def __init__(self, shelf: Shelf, position: float, aim: Aim | None = None) -> None:
         self._shelf, self._time = shelf, position
+        self.aim = aim
+        """What the network of whoever reads carries."""
         self._stirred = -math.inf
         self._waiting: asyncio.Future[None] | None = None
         self._run: Run | None = None
@@ -64,7 +71,7 @@ class Reader:
                     packet = chunk.packets[place]
                     place += 1
                     self._time = packet.time
-                    if packet.time - self._stirred >= STIR_SECONDS:
+                    if packet.time - self._stirred >= self._shelf.stir_seconds:
                         self._stirred = packet.time
                         self._ask(self._shelf.stir(chunk, place, self._time))
                     yield packet
@@ -155,6 +162,12 @@ class Run:
             reader.wake()
 
     @property
+    def _aim(self) -> Aim | None:
+        """What all who need it can receive."""
+        aims = [reader.aim for reader in self.asking if reader.aim is not None]
+        return min(aims, key=lambda aim: aim.bitrate, default=None)
+
+    @property
     def _wanted(self) -> bool:
         return (
             not self.merged
@@ -169,7 +182,7 @@ class Run:
                 tap = await self._shelf.taps.of(self)
                 damaged = tap.damaged
                 try:
-                    more = await tap.more(self._until, max(1, min(self._budget, FIRST_BYTES)))
+                    more = await tap.more(self._until, max(1, min(self._budget, FIRST_BYTES)), self._aim)
                 finally:
                     self._shelf.damaged += tap.damaged - damaged
                 if not more and not self.merged:
@@ -192,9 +205,14 @@ class Run:
 class Shelf:
     """The packets of one rendition."""
 
-    def __init__(self, order: Callable[[float, bool], Order], taps: Taps, limits: WorkerLimits) -> None:
-        """`order(position, after)`: what to ask the worker for."""
+    def __init__(
+        self, order: Callable[[float, bool], Order], taps: Taps, limits: WorkerLimits, *, live: bool = False
+    ) -> None:
+        """`order(position, after)`: what to ask the worker for; `live`: encoded just in time, as the readers' aims allow."""
         self.taps = taps
+        self.live = live
+        self.stir_seconds = 0.0 if live else STIR_SECONDS
+        self._ahead_seconds = LIVE_AHEAD_SECONDS if live else limits.read_ahead_seconds
         self.readers = 0
         """Those that are reading."""
         self.damaged = 0
@@ -215,7 +233,9 @@ class Shelf:
             ):
                 joinable = self._joinable(chunk, index)
                 if joinable is not None:
-                    return joinable, joinable.place(position)
+                    place = joinable.place(position)
+                    if not self.live or position - joinable.packets[place].time <= LIVE_JOIN_SECONDS:
+                        return joinable, place
         for chunk in self._unborn:
             order = chunk.run and chunk.run.order
             if order and not order.after and 0 <= position - chunk.asked <= NEAR_SECONDS:
@@ -246,7 +266,7 @@ class Shelf:
 
     def stir(self, chunk: Chunk, place: int, time: float) -> Run | None:
         """A reader is at this place: have enough made ahead of it. The run that is to do so, if there is one."""
-        until = time + self._limits.read_ahead_seconds
+        until = time + self._ahead_seconds
         ahead = chunk.sizes[-1] - chunk.sizes[min(place, len(chunk.packets))]
         current: Chunk | None = chunk
         while current is not None and current.end is not None and current.end < until:

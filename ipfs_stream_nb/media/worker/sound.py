@@ -48,12 +48,7 @@ class Sound(AudioDecoder):
         self.damaged = 0
         """Packets that could not be decoded."""
         self._alive, self._failed = alive, 0
-        self._next: int | None = None
         super().__init__(source)
-
-    def _set_up(self) -> None:
-        super()._set_up()
-        self._next = None
 
     def _decode_packet(self, packet: Packet[Any]) -> list[AudioFrame]:
         self._alive()
@@ -66,11 +61,6 @@ class Sound(AudioDecoder):
                 raise
             return []
         self._failed = 0
-        for frame in frames:  # in a transport stream one time stamp stands for several
-            if frame.pts is None:
-                frame.pts = self._next
-            if frame.pts is not None:
-                self._next = frame.pts + round(frame.samples / (frame.sample_rate * self.time_base))
         return frames
 
 

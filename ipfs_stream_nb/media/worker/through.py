@@ -14,7 +14,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ipfs_stream_nb.media.decode import BACK_OFFS
+from ipfs_stream_nb.media.decode import BACK_OFFS, check_clear
 from ipfs_stream_nb.media.encoded import EncodedPacket
 from ipfs_stream_nb.media.source import MediaSource
 from ipfs_stream_nb.media.worker.order import CLOCK, Alive, Order, ticks_of
@@ -52,7 +52,7 @@ def takes_h264(stream: VideoStream, source: MediaSource, first: VideoFrame) -> b
 def video(source: MediaSource, zero: Fraction, order: Order, alive: Alive) -> Iterator[EncodedPacket]:
     """Packets from the key frame at or before the position on; or those that are later than it.
 
-    Raises NeedsTranscodeError where a picture is shown before the one that was sent before it, or a key frame is too
+    Raises NeedsTranscodeError where a picture is not shown after the one that was sent before it, or a key frame is too
     far.
     """
     stream = source.video
@@ -60,6 +60,7 @@ def video(source: MediaSource, zero: Fraction, order: Order, alive: Alive) -> It
     usual = ticks_of(1 / Fraction(stream.average_rate)) if stream.average_rate else 0
     annex_b = _AnnexB(stream) if stream.codec_context.name == "h264" else None
     for packet in _from(source, zero, order):
+        check_clear(packet)
         pts = packet.pts if packet.pts is not None else packet.dts
         if not packet.size or pts is None or packet.is_corrupt:
             continue
@@ -70,7 +71,7 @@ def video(source: MediaSource, zero: Fraction, order: Order, alive: Alive) -> It
             continue
         if keyframe:
             key = ticks
-        if ticks < last or ticks - max(key, 0) > MAX_GOP_SECONDS * CLOCK:
+        if ticks <= last or ticks - max(key, 0) > MAX_GOP_SECONDS * CLOCK:
             raise NeedsTranscodeError
         if key < 0 or not data:
             continue
@@ -87,6 +88,7 @@ def opus(source: MediaSource, zero: Fraction, order: Order, alive: Alive) -> Ite
     stream = source.audio
     base, end = stream.time_base or Fraction(1, av.time_base), -CLOCK
     for packet in _from(source, zero, order):
+        check_clear(packet)
         pts = packet.pts if packet.pts is not None else packet.dts
         if not packet.size or pts is None or packet.is_corrupt:
             continue

@@ -147,7 +147,9 @@ async def test_limits_of_workers_and_renditions(make_pool, node, add, clip, take
     with pytest.raises(BusyError) as caught:
         await pool.open(node, other)
     assert caught.value.retry_after
-    streams = [source.packets("video", rendition=Rendition(height=height)) for height in (100, 80, 60, 40)]
+    streams = [
+        source.packets("video", rendition=Rendition(height=height)) for height in (100, 80, 60, 40, 30, 20)
+    ]
     for stream in streams:
         await anext(stream)
     with pytest.raises(BusyError, match="renditions"):

@@ -8,11 +8,12 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, Final, Self
 
 from ipfs_stream_nb.clients.http import ServerHTTP
+from ipfs_stream_nb.clients.live import LiveClient
 from ipfs_stream_nb.clients.notifications_json import plain
 from ipfs_stream_nb.clients.notifications_link import CONFIRMED, GAPS, EventLink, State
 from ipfs_stream_nb.clients.notifications_positions import (
@@ -24,7 +25,6 @@ from ipfs_stream_nb.clients.notifications_positions import (
     subscribe_command,
 )
 from ipfs_stream_nb.clients.results import hinted, hinted_methods
-from ipfs_stream_nb.clients.server import server_at
 from ipfs_stream_nb.display import a_kind
 from ipfs_stream_nb.errors import (
     BadRequestError,
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 @hinted_methods
-class NotificationClient:
+class NotificationClient(LiveClient):
     """Live events: `async for event in client`, or a function that is called with each. None come before `subscribe`.
 
     Each event that matches comes once, and those with the same filters in the order of the log. Where the connection is
@@ -75,14 +75,10 @@ class NotificationClient:
         check_handler("on_notification", on_notification)
         check_handler("on_gap", on_gap)
         check_seconds("give_up_after", give_up_after)
-        if api_url is None and token is not None:
-            raise BadRequestError("a token goes with a URL: NotificationClient(api_url, token=…)")
-        self._server = None if api_url is None else server_at(api_url, token)
+        super().__init__(api_url, token)
         self._on_notification = on_notification
         self._on_gap = on_gap
         self._link = EventLink(math.inf if give_up_after is None else give_up_after)
-        self._http: ServerHTTP | None = None
-        self._on_close: Callable[[], Awaitable[object]] | None = None
         self._first: dict[str, Any] | None = None
         self._dispatching: asyncio.Task[None] | None = None
         self.last_id: int | None = None
@@ -184,21 +180,6 @@ class NotificationClient:
         ):
             raise UnauthorizedError(f"you may not see {', '.join(hidden or wanted['notification_types'])}")
 
-    async def _find(self) -> ServerHTTP:
-        """The server, as `connect` finds it."""
-        if self._http is not None:
-            return self._http
-        if self._server is not None:
-            self._http = ServerHTTP(self._server)
-            self._on_close = self._http.close
-            return self._http
-        from ipfs_stream_nb.clients.connect import connect_async  # noqa: PLC0415  # it imports this module
-
-        client = await connect_async()
-        self._http = client._http  # noqa: SLF001  # the same connection
-        self._on_close = client.close
-        return self._http
-
     async def close(self) -> None:
         """End it: nothing comes any more. Idempotent."""
         await self._link.close()
@@ -210,23 +191,6 @@ class NotificationClient:
     async def abandon(self) -> None:
         """End it because the client that it is of ends: whoever reads on is told."""
         self._link.end(BadRequestError("the client of these notifications was closed"))
-        await self.close()
-
-    async def _release(self) -> None:
-        on_close, self._on_close = self._on_close, None
-        if on_close is not None:
-            self._http = None
-            await on_close()
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.connect()
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
         await self.close()
 
     # -- commands

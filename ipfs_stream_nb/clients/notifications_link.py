@@ -36,6 +36,7 @@ POLICY: Final = 1008
 """The code with which a server ends the connection of whoever has no right to it any more."""
 
 CONFIRMED: Final = "subscription_confirmed"
+EVENTS: Final = frozenset({"notification", "system_notification"})
 GAPS: Final = frozenset({"lagged", "reset"})
 
 State = Literal["new", "connecting", "connected", "closed"]
@@ -289,18 +290,19 @@ class EventLink:
 
     async def _take(self, message: dict[str, Any], size: int, patience: Patience) -> None:
         kind = message.get("type")
-        if kind in {"notification", "system_notification"}:
+        if kind in EVENTS or kind in GAPS:
             if not self._spilled:
                 await self.inbox.room(self._is_asked)
                 # an answer cannot wait for the reader, who may be the one that asked: what it comes behind is let
                 # go, and asked for again as soon as there is room
                 self._spilled = self.inbox.full
-            if not self._spilled and self.positions.take(message):
+            if self._spilled:
+                return
+            if kind in GAPS:
+                self._note(message, size)
+            elif self.positions.take(message):
                 patience.progressed()
                 self.inbox.put(message, self.positions.cursor, size)
-        elif kind in GAPS:
-            if not self._spilled:
-                self._note(message, size)
         elif kind == "error":
             self._refused(message)
         else:

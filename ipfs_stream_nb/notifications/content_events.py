@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from ipfs_stream_nb.content.observing import Happened, acting_user, public_text
-from ipfs_stream_nb.notifications.emitting import Emit
+from ipfs_stream_nb.content.observing import Happened, acting_user
+from ipfs_stream_nb.notifications.emitting import Emit, emit_error
 from ipfs_stream_nb.notifications.events import SOURCE, NotificationType
 from ipfs_stream_nb.notifications.retrievals import Retrievals
 from ipfs_stream_nb.transports.watching import Transfer
@@ -109,5 +109,4 @@ class UploadEvents:
 
     def failed(self, error: BaseException) -> None:
         """Tell that it failed."""
-        data = {"error": public_text(error), "operation": "upload"}
-        self._emit(NotificationType.SYSTEM_ERROR, data, source=SOURCE, owner=self._owner)
+        emit_error(self._emit, "upload", error, owner=self._owner)

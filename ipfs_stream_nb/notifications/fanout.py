@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Final
@@ -17,6 +16,7 @@ from ipfs_stream_nb.notifications.history import History
 from ipfs_stream_nb.notifications.packs import Pack, first_of
 from ipfs_stream_nb.notifications.selection import Batch, Selection
 from ipfs_stream_nb.notifications.subscriber import Subscriber
+from ipfs_stream_nb.process_end import process_ends
 
 RETRY_SECONDS: Final = 1.0
 """Seconds until a log that could not be read is tried again."""
@@ -61,8 +61,8 @@ class FanOut:
             except IPFSStreamError as error:
                 log.warning("The log of notifications cannot be read: %s", error)
             except Exception:  # one event, or one subscriber, must not end the feed of all others
-                if not threading.main_thread().is_alive():
-                    return  # the process ends, and starts no threads any more
+                if process_ends():
+                    return
                 log.exception("Notifications could not be sent on")
             await asyncio.sleep(RETRY_SECONDS)
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from tempfile import mkdtemp
 from typing import Any, Final
 
-from ipfs_stream_nb.errors import BadRequestError, NotFoundError
+from ipfs_stream_nb.errors import BadRequestError, NotFoundError, StoreError
 from ipfs_stream_nb.notifications.emission import Emission, send
+from ipfs_stream_nb.notifications.emitting import emit_error
 from ipfs_stream_nb.notifications.engine import Engine
 from ipfs_stream_nb.notifications.events import (
     SOURCE,
@@ -380,7 +381,7 @@ class NotificationManager:
 
     def _tell_setbacks(self) -> None:
         for text in self._engine.take_setbacks():
-            self.emit(NotificationType.SYSTEM_ERROR, {"error": text, "operation": "notifications"})
+            emit_error(self.emit, "notifications", StoreError(text))
 
     async def _ping(self) -> None:
         while True:

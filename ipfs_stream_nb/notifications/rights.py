@@ -61,7 +61,7 @@ def principal_of(user: object) -> Principal | None:
 
 
 def may_subscribe(principal: Principal | None, notification_type: str) -> bool:
-    """Whether events of this type may be seen. Never for all_events: see permitted_types."""
+    """Whether events of this type may be seen. Never for all_events."""
     if principal is None or notification_type not in _EVENT_TYPES:
         return False
     if principal.types is not None and notification_type not in principal.types:
@@ -71,11 +71,6 @@ def may_subscribe(principal: Principal | None, notification_type: str) -> bool:
     if notification_type.startswith("webrtc_"):
         return principal.webrtc
     return True
-
-
-def permitted_types(principal: Principal | None) -> tuple[NotificationType, ...]:
-    """The types that may be seen: what all_events is for this user."""
-    return tuple(kind for kind in EVENT_TYPES if may_subscribe(principal, kind))
 
 
 def may_see(principal: Principal | None, notification_type: str, owner: str | None) -> bool:

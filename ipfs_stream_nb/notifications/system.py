@@ -19,6 +19,7 @@ from ipfs_stream_nb.content.node import Node, RepoStat
 from ipfs_stream_nb.notifications.emitting import Emit
 from ipfs_stream_nb.notifications.events import SOURCE, NotificationType
 from ipfs_stream_nb.notifications.system_readings import Disk, LoopLag, Reading, rates, read, read_disk
+from ipfs_stream_nb.process_end import process_ends
 
 SAMPLE_SECONDS: Final = 1.0
 """Seconds between two samples."""
@@ -161,6 +162,8 @@ class MetricsCollector:
                     self._tell(sample)
                     self._emit(NotificationType.SYSTEM_METRICS, sample.metrics, source=SOURCE, keep=False)
             except Exception:  # noqa: BLE001  # a system unlike those that we know: the next sample may do
+                if process_ends():
+                    return
                 _log.exception("The system's metrics could not be collected")
                 listening = True
             if listening:

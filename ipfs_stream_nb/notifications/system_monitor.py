@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ipfs_stream_nb import __version__
-from ipfs_stream_nb.content.observing import public_text
 from ipfs_stream_nb.display import size_text
-from ipfs_stream_nb.errors import IPFSStreamError
 from ipfs_stream_nb.notifications.emitting import Emit
 from ipfs_stream_nb.notifications.events import SOURCE, NotificationType
 from ipfs_stream_nb.notifications.system import MetricsCollector, Store
 from ipfs_stream_nb.notifications.system_readings import Disk
+from ipfs_stream_nb.process_end import process_ends
 
 LOOK_SECONDS: Final = 10.0
 """Seconds between two looks."""
@@ -100,6 +99,8 @@ class SystemMonitor:
             try:
                 await self.look()
             except Exception:  # noqa: BLE001  # the next look may do
+                if process_ends():
+                    return
                 _log.exception("The system could not be looked at")
             await asyncio.sleep(self._seconds)
 
@@ -154,17 +155,3 @@ def emit_started(emit: Emit, node: str) -> None:
         {"event": "started", "message": "the server has started", "version": __version__, "node": node},
         source=SOURCE,
     )
-
-
-def emit_error(
-    emit: Emit, operation: str, error: Exception, *, owner: str | None = None, **fields: Any
-) -> None:
-    """Say that an operation failed: {"message", "operation", "error", "code"} and `fields`. An internal error's own text
-    stays with us, as everywhere on the wire."""
-    data = {
-        "message": f"{operation} failed",
-        "operation": operation,
-        "error": public_text(error),
-        "code": error.code if isinstance(error, IPFSStreamError) else "internal",
-    }
-    emit(NotificationType.SYSTEM_ERROR, fields | data, source=SOURCE, owner=owner)

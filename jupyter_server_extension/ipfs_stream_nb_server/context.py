@@ -15,8 +15,8 @@ from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.content.reading import ReadingNode
 from ipfs_stream_nb.errors import IPFSStreamError, StoreError
 from ipfs_stream_nb.notifications.content_events import ContentEvents
-from ipfs_stream_nb.notifications.emitting import Emit
-from ipfs_stream_nb.notifications.system_monitor import emit_error, emit_started
+from ipfs_stream_nb.notifications.emitting import Emit, emit_error
+from ipfs_stream_nb.notifications.system_monitor import emit_started
 from ipfs_stream_nb.security.access import AccessPolicy
 from ipfs_stream_nb.security.tokens import TokenSigner
 from ipfs_stream_nb_server.feed import Feed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ipfs_stream_nb.notifications.engine import Engine
 from ipfs_stream_nb.notifications.events import NotificationType
 from ipfs_stream_nb.notifications.system import MetricsCollector
 from ipfs_stream_nb.notifications.system_monitor import SystemMonitor
+from ipfs_stream_nb.process_end import process_ends
 from ipfs_stream_nb_server.jupyter_events import JupyterEventsBridge
 
 REOPEN_AFTER: Final = 5.0
@@ -91,8 +91,8 @@ class Feed:
         except IPFSStreamError as error:
             reason = str(error)
         except Exception:  # noqa: BLE001  # whatever it is, the server goes on, and says it on each request
-            if not threading.main_thread().is_alive():
-                return "the process ends"  # which starts no threads any more: a server in a daemon thread meets that
+            if process_ends():
+                return "the process ends"
             self._log.exception("The log of notifications cannot be opened")
             reason = "the log of notifications cannot be opened; the server's log says why"
         else:

@@ -17,7 +17,6 @@ from ipfs_stream_nb.notifications.rights import (
     may_emit,
     may_see,
     may_subscribe,
-    permitted_types,
     principal_of,
     split_types,
 )
@@ -104,14 +103,13 @@ def test_a_choice_of_types_grants_no_more_than_may_be_seen():
         wanted = set(TYPES) - {"all_events"} if "all_events" in asked else set(asked) & set(TYPES)
         assert set(choice.types) == wanted & seen
         assert set(choice.unauthorized) == wanted - seen
-        assert set(permitted_types(principal_of(user))) == seen
+        assert set(split_types("all_events", principal_of(user)).types) == seen
 
 
 @pytest.mark.parametrize("user", NOBODY)
 def test_who_is_not_authenticated_has_no_rights(user):
     """What is no dictionary, or an empty one, is nobody, who sees and sends nothing."""
     assert principal_of(user) is None
-    assert permitted_types(None) == ()
     assert not any(
         may_subscribe(None, name) or may_see(None, name, None) or may_emit(None, name) for name in TYPES
     )
@@ -134,7 +132,7 @@ def test_anothers_events_are_hidden_from_admins():
 
 def test_without_authorization_everything_is_seen():
     """The principal of a manager that asks for no rights sees every type, whosever the event is."""
-    assert permitted_types(EVERYTHING) == EVENT_TYPES
+    assert split_types("all_events", EVERYTHING).types == EVENT_TYPES
     assert all(may_see(EVERYTHING, kind, owner) for kind in EVENT_TYPES for owner in OWNERS)
 
 
@@ -163,7 +161,7 @@ def test_all_events_of_one_who_may_not():
     choice = split_types("all_events", USER)
     assert set(choice.granted) == OPEN
     assert set(choice.unauthorized) == SYSTEM | WEBRTC
-    assert choice.types == permitted_types(USER) == choice.granted
+    assert choice.types == choice.granted
     narrow = split_types(
         ["all_events"], Principal("root", admin=True, webrtc=True, types=frozenset({"pin_added"}))
     )

@@ -22,8 +22,9 @@ from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.node import RepoStat
 from ipfs_stream_nb.errors import NotFoundError
 from ipfs_stream_nb.notifications import system
+from ipfs_stream_nb.notifications.emitting import emit_error
 from ipfs_stream_nb.notifications.system import MetricsCollector, Store, collect_system_metrics
-from ipfs_stream_nb.notifications.system_monitor import SystemMonitor, emit_error, emit_started
+from ipfs_stream_nb.notifications.system_monitor import SystemMonitor, emit_started
 from ipfs_stream_nb.notifications.system_readings import Disk, LoopLag, Reading, rates, read, read_disk
 
 GROUPS = {

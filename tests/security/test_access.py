@@ -5,7 +5,7 @@ import pytest
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.errors import UnauthorizedError
 from ipfs_stream_nb.notifications.events import EVENT_TYPES
-from ipfs_stream_nb.notifications.rights import permitted_types, principal_of
+from ipfs_stream_nb.notifications.rights import principal_of, split_types
 from ipfs_stream_nb.security.access import AccessPolicy, Action
 
 A = CID.of(b"a")
@@ -39,4 +39,4 @@ async def test_default_lets_every_user_see_all_notifications():
     """By the default policy everybody is an admin with the permission of WebRTC, so all types may be seen."""
     policy = AccessPolicy()
     user = {"id": "ann", "role": await policy.role("ann"), "permissions": await policy.permissions("ann")}
-    assert permitted_types(principal_of(user)) == EVENT_TYPES
+    assert split_types("all_events", principal_of(user)).types == EVENT_TYPES

@@ -357,6 +357,6 @@ def test_the_modules_are_joined() -> None:
     assert not re.search(r"^import ", text, re.MULTILINE)
     assert re.findall(r"^export (\w+)", text, re.MULTILINE) == ["default"]
     scopes = re.findall(r"^const (module_\w+) = \(", text, re.MULTILINE)
-    assert len(scopes) == len(set(scopes)) == 5
+    assert len(scopes) == len(set(scopes)) == 6
     for scope in scopes:
         assert text.index(f"const {scope} = (") < text.index(f"}} = {scope};")

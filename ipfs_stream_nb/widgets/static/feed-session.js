@@ -1,5 +1,5 @@
 // What a feed has, whatever shows it: one connection per model, and the latest events that came over it.
-import { Link } from "./feed-link.js";
+import { Link } from "./server-link.js";
 import { familyOf, subjectOf, timeOf, typeOf } from "./feed-words.js";
 import { Notifications } from "./ipfs-notifications.js";
 

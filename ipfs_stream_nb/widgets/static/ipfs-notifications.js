@@ -7,6 +7,7 @@ import { IPFSStreamError, Lost, Patience, Socket, address, bearer } from "./ipfs
 export const limits = {
   unread: 1000, // events that wait for `for await`; a browser cannot read less, so the connection rests until they are read
   answer: 60_000, // ms that a command waits for its answer, a server that is away included
+  ping: 5000, // the same for ping(), which is to tell soon that it is away
   command: 64_000, // characters of a command: a server takes 65,536, which leaves room for what subscribing again adds
   alive: 5000, // ms that a connection has to answer once the page wakes up
   steady: 10_000, // ms after which a connection counts as a good one, though it brought no event
@@ -204,7 +205,7 @@ export class Notifications {
   // Milliseconds that the server takes to answer.
   async ping() {
     const begun = performance.now();
-    await this.ask({ action: "ping" }, "pong");
+    await this.ask({ action: "ping" }, "pong", undefined, limits.ping);
     return performance.now() - begun;
   }
 
@@ -441,7 +442,7 @@ export class Notifications {
 
   // ---- commands, which are answered in their order
 
-  ask(message, answer, then = () => {}) {
+  ask(message, answer, then = () => {}, patience = limits.answer) {
     if (this.over) return Promise.reject(this.error ?? closedError());
     const size = JSON.stringify(message).length;
     if (size > limits.command) {
@@ -453,13 +454,13 @@ export class Notifications {
       const late = () => {
         command.late = true; // once it is sent it keeps its place: its answer may still come
         if (!command.sent) this.commands = this.commands.filter((one) => one !== command);
-        reject(new IPFSStreamError("timeout", `the server gave no answer to ${message.action} in ${limits.answer / 1000} s`));
+        reject(new IPFSStreamError("timeout", `the server gave no answer to ${message.action} in ${patience / 1000} s`));
       };
       const settle = (done) => (value) => {
         clearTimeout(timer);
         done(value);
       };
-      const start = () => (timer ??= setTimeout(late, limits.answer));
+      const start = () => (timer ??= setTimeout(late, patience));
       Object.assign(command, { start, resolve: settle(resolve), reject: settle(reject) });
       if (this.known) start(); // what is asked for before there was a server waits for that first
       this.commands.push(command);

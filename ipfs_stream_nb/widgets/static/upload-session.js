@@ -1,13 +1,14 @@
 // What an uploader does, whatever shows it: a session per model, with its queue, its connections and its word to the kernel.
 import { IPFSStreamError, upload } from "./ipfs-stream.js";
 import { accepts } from "./choose.js";
-import { inJupyter, pageBaseUrl, sizeText, uid, xsrfToken } from "./page.js";
+import { uid, xsrfToken } from "./page.js";
 import { Remembered } from "./remembered.js";
+import { Link } from "./server-link.js";
 
 export const limits = {
   parallel: 3, // files at once
   reportEvery: 250, // ms between two reports to the kernel
-  kernelTimeout: 30_000, // ms that a question or a report may stay unanswered
+  reportTimeout: 30_000, // ms that a report may stay unanswered
   rememberEvery: 2_000, // ms between two notes of how far an upload is
   rateOver: 5_000, // ms over which the rate is taken
   files: 50_000, // of a folder: what the server takes for one directory
@@ -127,16 +128,14 @@ export class Session {
   items = [];
   views = new Set();
   busy = new Set(); // parts that are on their way
-  questions = new Map();
   dirty = new Set(); // items that the kernel has not heard of as they are
   gone = new Set(); // ids that were taken out of the list
   number = 0; // of the last report
-  cookieFailed = false;
-  token = null; // promise of {token, expires, url}
 
   initialize(model) {
     this.model = model;
-    this.remembered = new Remembered(new URL(this.ownBase, location.href).href, this.page);
+    this.link = new Link(model);
+    this.remembered = new Remembered(new URL(this.link.ownBase, location.href).href, this.page);
     const heard = { "msg:custom": (message) => this.receive(message) };
     for (const name of ["multiple", "accept", "pin", "profile", "results"]) {
       heard[`change:${name}`] = () => this.views.forEach((view) => view.paint());
@@ -152,34 +151,9 @@ export class Session {
       clearTimeout(this.reporting);
       this.items.filter((item) => item.running).forEach((item) => item.pause()); // resumable, from wherever
       leave();
+      this.closed = true;
+      this.link.close();
     };
-  }
-
-  // ---- where to
-
-  get ownBase() {
-    return this.model.get("same_origin") ? pageBaseUrl(this.model.get("base_url")) : this.model.get("base_url");
-  }
-
-  // The page's own server, where the cookie serves; null elsewhere.
-  get cookieBase() {
-    const own = this.model.get("same_origin") && location.protocol.startsWith("http");
-    return own && !this.cookieFailed ? new URL(this.ownBase, location.href).href : null;
-  }
-
-  // Everything else needs a token, which only the kernel can give.
-  async connection() {
-    if (this.cookieBase) return { base: this.cookieBase };
-    const { url } = await this.grant();
-    // Behind a proxy or a hub the kernel knows another address of the same server than the page does.
-    const base = this.model.get("same_origin") && inJupyter() ? new URL(this.ownBase, location.href).href : url;
-    return { base, token: async () => (await this.grant()).token };
-  }
-
-  async grant() {
-    const old = await this.token?.catch(() => null);
-    if (!old || old.expires * 1000 < Date.now() + 30_000) this.token = this.ask("token");
-    return this.token;
   }
 
   // ---- what comes in
@@ -230,7 +204,7 @@ export class Session {
       item.pending.push(part);
       Object.assign(part, { begun: false, upload: null });
       if (error.code === "unauthorized" && part.byCookie) {
-        this.cookieFailed = true; // the session may have ended: a token does as well
+        this.link.cookieFailed = true; // the session may have ended: a token does as well
       } else {
         item.hold();
         item.set("error", error.message);
@@ -242,7 +216,7 @@ export class Session {
   }
 
   async sendFile(item, part) {
-    const { base, token } = await this.connection();
+    const { baseUrl: base, token } = await this.link.connection();
     if (item.removed) throw new DOMException("removed", "AbortError");
     const { file, memory } = part;
     const profile = this.model.get("profile");
@@ -304,7 +278,7 @@ export class Session {
     const entries = Object.fromEntries(item.parts.map((part) => [part.path, part.cid]));
     const query = { name: item.name, pin: this.model.get("pin") ? "1" : "0", profile: this.model.get("profile") };
     for (;;) {
-      const { base, token } = await this.connection();
+      const { baseUrl: base, token } = await this.link.connection();
       const url = new URL("ipfs-stream/directories", base);
       for (const [name, value] of Object.entries({ ...query, token: await token?.() })) value && url.searchParams.set(name, value);
       // No header but this one, and that not to another origin: the request needs no leave beforehand then.
@@ -312,7 +286,7 @@ export class Session {
       const answer = await fetch(url, { method: "POST", body: JSON.stringify({ entries }), credentials: "same-origin", headers }).catch(() => null);
       const body = await answer?.json().catch(() => ({}));
       if (answer?.ok && body.cid) return body.cid;
-      if ((answer?.status === 403 || answer?.status === 401) && !token) this.cookieFailed = true;
+      if ((answer?.status === 403 || answer?.status === 401) && !token) this.link.cookieFailed = true;
       else if (answer && answer.status !== 503) throw new IPFSStreamError(body.code, body.message ?? `the server answered ${answer.status}`);
       else await new Promise((resolve) => setTimeout(resolve, limits.again));
       if (item.removed) throw new DOMException("removed", "AbortError");
@@ -341,7 +315,7 @@ export class Session {
     items.forEach((id) => this.gone.add(id));
     this.report();
     this.views.forEach((view) => view.paint());
-    const { base, token } = await this.connection();
+    const { baseUrl: base, token } = await this.link.connection();
     for (const uploadId of ids) {
       const giving = upload(base, new Blob(), { token, uploadId });
       giving.catch(() => {});
@@ -359,13 +333,13 @@ export class Session {
 
   // One report at a time: a kernel that is busy for an hour finds one when it comes back, not thousands.
   report() {
-    if (this.reporting || (!this.dirty.size && !this.gone.size)) return;
+    if (this.closed || this.reporting || (!this.dirty.size && !this.gone.size)) return;
     this.reporting = setTimeout(() => {
       const items = [...this.dirty].map((item) => item.toJSON());
       this.told = { dirty: this.dirty, gone: this.gone };
       this.send({ event: "items", page: this.page, number: ++this.number, items, gone: [...this.gone] });
       Object.assign(this, { dirty: new Set(), gone: new Set() });
-      this.reporting = setTimeout(() => this.heard(false), limits.kernelTimeout);
+      this.reporting = setTimeout(() => this.heard(false), limits.reportTimeout);
     }, limits.reportEvery);
   }
 
@@ -384,22 +358,6 @@ export class Session {
   }
 
   receive(message) {
-    if ("request" in message) this.questions.get(message.request)?.(message);
-    else if ("taken" in message && message.taken === this.number) this.heard(true);
-  }
-
-  // Ask the kernel; it may be busy with a cell for long, hence a time limit that is long as well.
-  ask(event) {
-    const request = uid();
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.questions.get(request)({ error: "the kernel did not answer; it may be busy" }), limits.kernelTimeout);
-      this.questions.set(request, (answer) => {
-        clearTimeout(timer);
-        this.questions.delete(request);
-        if (answer.error) reject(new Error(answer.error));
-        else resolve(answer);
-      });
-      this.send({ event, request });
-    });
+    if ("taken" in message && message.taken === this.number) this.heard(true);
   }
 }

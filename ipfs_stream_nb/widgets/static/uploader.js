@@ -121,7 +121,7 @@ class Row {
   link() {
     const { cid } = this.entry;
     const link = part("cid", "a", { target: "_blank", rel: "noopener", title: cid }, cid);
-    const base = this.view.session.cookieBase; // elsewhere a link would need a token
+    const base = this.view.session.link.cookieBase; // elsewhere a link would need a token
     if (base) link.href = new URL(`ipfs/${cid}`, base).href;
     return link;
   }

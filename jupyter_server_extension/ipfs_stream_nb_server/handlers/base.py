@@ -24,8 +24,8 @@ from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.content.observing import acting_user
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, StoreError, UnauthorizedError
+from ipfs_stream_nb.notifications.emitting import emit_error
 from ipfs_stream_nb.notifications.rights import Principal
-from ipfs_stream_nb.notifications.system_monitor import emit_error
 from ipfs_stream_nb.security.access import AccessPolicy, Action
 from ipfs_stream_nb.security.tokens import Capability, looks_like_token
 from ipfs_stream_nb_server.context import ServerContext

@@ -2,7 +2,7 @@
 
 Kubo runs on both. The near one is where pytest is, with its RPC and its gateway on loopback. The far ones are known
 by the addresses of relays alone, which deliver late, count, and can fall silent; so a peer's latency is what a test
-says, though the kernel has no `tc netem`.
+says, though the kernel has no `tc netem`. These work on TCP connections; `link` has links for packets.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import ipaddress
 import json
 import secrets
-import shutil
 import socket
 import subprocess
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from kubo import Kubo
+from link.namespaces import LinkUnavailableError, Namespace, ip
 
 DELAYS = (0.0, 0.1, 0.2)
 """Of the far nodes: seconds that every byte takes, either way. A busy machine does not blur them."""
@@ -36,45 +36,35 @@ class Network:
 
     def __init__(self) -> None:
         """Skips the test with the reason where it cannot be made."""
-        if shutil.which("ip") is None:
-            pytest.skip("iproute2's ip is not installed, so there is no second host")
-        self.name = f"far-{secrets.token_hex(4)}"
+        try:
+            self._namespace = Namespace("far")
+        except LinkUnavailableError as error:
+            pytest.skip(str(error))
+        self.name = self._namespace.name
+        self.prefix = self._namespace.prefix
+        """What stands before a command that runs on the far host."""
         self.near, self.far, prefix = _free_addresses()
         cable = f"v{secrets.token_hex(4)}"
         try:
-            _ip("netns", "add", self.name)
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"a network namespace cannot be made: {error.stderr.strip()}")
-        try:
-            _ip("link", "add", cable, "type", "veth", "peer", "name", "cable", "netns", self.name)
-            _ip("address", "add", f"{self.near}/{prefix}", "dev", cable)
-            _ip("link", "set", cable, "up")
-            _ip("-n", self.name, "address", "add", f"{self.far}/{prefix}", "dev", "cable")
-            _ip("-n", self.name, "link", "set", "cable", "up")
-            _ip("-n", self.name, "link", "set", "lo", "up")
+            ip("link", "add", cable, "type", "veth", "peer", "name", "cable", "netns", self.name)
+            ip("address", "add", f"{self.near}/{prefix}", "dev", cable)
+            ip("link", "set", cable, "up")
+            self._namespace.ip("address", "add", f"{self.far}/{prefix}", "dev", "cable")
+            self._namespace.ip("link", "set", "cable", "up")
         except subprocess.CalledProcessError as error:
             self.close()
             pytest.skip(f"a virtual cable cannot be laid: {error.stderr.strip()}")
 
-    @property
-    def prefix(self) -> list[str]:
-        """What stands before a command that runs on the far host."""
-        return ["ip", "netns", "exec", self.name]
-
     def close(self) -> None:
         """Take both away; the cable goes with its end."""
-        _ip("netns", "delete", self.name)
-
-
-def _ip(*args: str) -> str:
-    return subprocess.run(["ip", *args], check=True, capture_output=True, text=True, timeout=30).stdout
+        self._namespace.delete()
 
 
 def _free_addresses() -> tuple[str, str, int]:
     """Two private addresses of a network that this machine is not in, and the length of its prefix."""
     used = [
         ipaddress.ip_interface(f"{one['local']}/{one['prefixlen']}").network
-        for link in json.loads(_ip("-json", "-4", "address"))
+        for link in json.loads(ip("-json", "-4", "address"))
         for one in link["addr_info"]
     ]
     while True:

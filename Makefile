@@ -28,9 +28,11 @@ notebooks: $(VENV)/test ## the notebooks, cell by cell, without a Jupyter server
 browser: $(VENV)/test ## find or install a browser for the tests
 	@sh scripts/browser.sh $(BIN)
 
-peers: $(VENV)/test ## build the Go programs that the tests compare with, Kubo among them, where Go is there; get iproute2, nats-server
+peers: $(VENV)/test ## what the tests compare with: Go programs, Kubo among them, where Go is there; iproute2, nats-server, GStreamer, coturn
 	@sh scripts/iproute.sh
 	@sh scripts/nats.sh
+	@sh scripts/gstreamer.sh
+	@sh scripts/coturn.sh
 	$(BIN)/python tests/go_program.py
 
 bench: $(VENV)/bench peers ## the benchmarks of the README, some minutes

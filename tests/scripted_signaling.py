@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from ipfs_stream_nb.clients.webrtc_aiortc import prepare
 from ipfs_stream_nb.media.pattern import FramePainter
+from ipfs_stream_nb.webrtc.marks import sender_origin
 
 WELCOME = {"type": "welcome", "client_id": "c1", "capabilities": ["video", "audio"], "ice_servers": []}
 
@@ -27,9 +28,12 @@ class Pictures(VideoStreamTrack):
         super().__init__()
         self._painter = FramePainter(160, 96, Fraction(30))
         self.number = 0
+        self.origin: int | None = None
+        """The RTP timestamp of frame 0."""
 
     async def recv(self) -> VideoFrame:
         """The next one when it is due."""
+        self.origin = sender_origin()
         pts, time_base = await self.next_timestamp()
         frame = VideoFrame.from_ndarray(self._painter.paint(self.number), format="rgba")
         frame.pts, frame.time_base = pts, time_base
@@ -42,7 +46,8 @@ class Sender:
 
     def __init__(self) -> None:
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self.pc.addTransceiver(Pictures(), "sendonly")
+        self.pictures = Pictures()
+        self.pc.addTransceiver(self.pictures, "sendonly")
         self.channel = self.pc.createDataChannel("ipfs-stream")
         self.open = asyncio.Event()
         self.channel.on("open", self.open.set)
@@ -56,6 +61,13 @@ class Sender:
     async def answer(self, sdp: str) -> None:
         """Take the answer."""
         await self.pc.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
+
+    async def mark(self, number: float, time: float | None) -> None:
+        """Say that a picture shows the content at `time`."""
+        await asyncio.wait_for(self.open.wait(), 10)  # by then pictures are sent
+        assert self.pictures.origin is not None
+        timestamp = (self.pictures.origin + round(number * 3000)) % (1 << 32)
+        await self.say(type="timestamps", kind="video", rtp_timestamp=timestamp, time=time)
 
     async def say(self, **message: Any) -> None:
         """Send a message over the data channel."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, Self, TypeVar, overload
 
+from ipfs_stream_nb.clients.charts import ChartMethods
 from ipfs_stream_nb.clients.content import AsyncClient
 from ipfs_stream_nb.clients.loop import LoopThread
 from ipfs_stream_nb.clients.naming import Content, path_of
@@ -63,7 +64,11 @@ async def _awaited(opened: Awaitable[T]) -> T:
 
 @hinted_methods
 class Client(
-    BlockingProcessingMethods, BlockingTransferMethods, BlockingNotificationMethods, BlockingWebRTCMethods
+    BlockingProcessingMethods,
+    BlockingTransferMethods,
+    BlockingNotificationMethods,
+    BlockingWebRTCMethods,
+    ChartMethods,
 ):
     """Content by CID, blocking. Made by `connect()`; a context manager; safe to use from several threads.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from ipfs_stream_nb.clients.http import ServerHTTP
+from ipfs_stream_nb.clients.live import LiveClient
 from ipfs_stream_nb.clients.naming import Content
 from ipfs_stream_nb.clients.results import hinted, hinted_methods
-from ipfs_stream_nb.clients.server import server_at
 from ipfs_stream_nb.clients.webrtc_wish import position_of, read_wish
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, RetrievalError
 
@@ -29,7 +29,7 @@ TELL_SECONDS: Final = 1.0
 
 
 @hinted_methods
-class WebRTCClient:
+class WebRTCClient(LiveClient):
     """Receives video and sound of content by CID: `pc_id = await client.request_stream(cid)`.
 
     Each picture is an array (height, width, 3) uint8 RGB with its `time` in seconds of the content, and goes to
@@ -80,18 +80,14 @@ class WebRTCClient:
         for name, handler in handlers.items():
             if handler is not None and not callable(handler):
                 raise BadRequestError(f"{name} is a function, not a {type(handler).__name__}")
-        if api_url is None and token is not None:
-            raise BadRequestError("a token goes with a URL: WebRTCClient(api_url, token=…)")
         if ice_transport_policy not in {"all", "relay"}:
             raise BadRequestError(f"ice_transport_policy is all or relay, not {ice_transport_policy!r}")
-        self._server = None if api_url is None else server_at(api_url, token)
+        super().__init__(api_url, token)
         self._on_frame = on_frame
         self._on_audio = on_audio
         self._on_change = on_connection_change
         self._ice_servers = None if ice_servers is None else list(ice_servers)
         self._policy = ice_transport_policy
-        self._http: ServerHTTP | None = None
-        self._on_close: Callable[[], Awaitable[object]] | None = None
         self._setup: StreamSetup | None = None
         self._signaling: Signaling | None = None
         self._connecting = asyncio.Lock()
@@ -173,21 +169,6 @@ class WebRTCClient:
         if self._teller is None and self._on_change is not None:
             self._teller = Teller(self._on_change)
 
-    async def _find(self) -> ServerHTTP:
-        """The server, as `connect` finds it."""
-        if self._http is not None:
-            return self._http
-        if self._server is not None:
-            self._http = ServerHTTP(self._server)
-            self._on_close = self._http.close
-            return self._http
-        from ipfs_stream_nb.clients.connect import connect_async  # noqa: PLC0415  # it imports this module
-
-        client = await connect_async()
-        self._http = client._http  # noqa: SLF001  # the same connection
-        self._on_close = client.close
-        return self._http
-
     async def close(self, pc_id: str | None = None) -> None:
         """End a stream; without a pc_id all of them, and the client. Idempotent but for a pc_id that there is not.
 
@@ -221,23 +202,6 @@ class WebRTCClient:
 
     async def abandon(self) -> None:
         """End it because the client that it is of ends."""
-        await self.close()
-
-    async def _release(self) -> None:
-        on_close, self._on_close = self._on_close, None
-        if on_close is not None:
-            self._http = None
-            await on_close()
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.connect()
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
         await self.close()
 
     # -- streams
@@ -303,19 +267,24 @@ class WebRTCClient:
         return self._stream(pc_id).clock.now
 
     async def seek(self, pc_id: str, position: float) -> Playback:
-        """Go on from `position` seconds; gives where it is."""
-        return await self._steer("seek", pc_id, position=position_of(position))
+        """Go on from `position` seconds; gives where it is. Frames from before it do not come any more."""
+        message = {"type": "seek", "pc_id": pc_id, "position": position_of(position)}
+        stream = self._stream(pc_id)
+        marked = stream.marked()
+        await stream.signaling.ask(message, "playback")
+        stream.skip(marked)
+        return stream.clock.now
 
     async def pause(self, pc_id: str) -> Playback:
         """Stand still; gives where it is."""
-        return await self._steer("pause", pc_id)
+        return await self._told("pause", pc_id)
 
     async def resume(self, pc_id: str) -> Playback:
         """Go on, after the end from the beginning; gives where it is."""
-        return await self._steer("resume", pc_id)
+        return await self._told("resume", pc_id)
 
-    async def _steer(self, what: str, pc_id: str, **facts: Any) -> Playback:
-        await self._ask({"type": what, "pc_id": pc_id, **facts}, "playback")
+    async def _told(self, what: str, pc_id: str) -> Playback:
+        await self._ask({"type": what, "pc_id": pc_id}, "playback")
         return self.playback(pc_id)
 
     async def set_quality(self, pc_id: str, quality: str) -> str:

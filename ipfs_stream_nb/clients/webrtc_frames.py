@@ -6,13 +6,15 @@ import asyncio
 import inspect
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar, cast
 from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
-from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc import RTCRtpReceiver
+from aiortc.mediastreams import MediaStreamError
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -22,9 +24,16 @@ from ipfs_stream_nb.errors import IPFSStreamError
 from ipfs_stream_nb.media.encoded import TrackKind
 from ipfs_stream_nb.media.picture import _colorspace as colorspace_of
 from ipfs_stream_nb.media.picture import png
+from ipfs_stream_nb.webrtc.lane import CLOCK_RATES
 
 WAITING: Final[dict[TrackKind, int]] = {"video": 4, "audio": 50}
 """Frames that wait for each who takes them: what a burst brings at once, or a second of sound. The oldest gives way."""
+_MAPPER: Final = "_RTCRtpReceiver__timestamp_mapper"
+"""Where aiortc keeps the timestamp from which it counts."""
+FIRST_MARK_SECONDS: Final = 0.2
+"""Seconds that the first frame waits for the data channel, which comes up a little later than the media."""
+SKIP_SECONDS: Final = 1.0
+"""Seconds after a seek in which frames from before it may still come: the mark for those after it comes sooner."""
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +90,8 @@ class Decoded(NamedTuple):
     frame: VideoFrame | AudioFrame
     time: float
     pc_id: str
+    mark: int
+    """The number of the server's mark that its time is by."""
 
 
 class FrameMaker:
@@ -91,7 +102,7 @@ class FrameMaker:
 
     def __call__(self, decoded: Decoded) -> LiveArray:
         """A new array with a frame."""
-        frame, time, pc_id = decoded
+        frame, time, pc_id, _ = decoded
         if isinstance(frame, VideoFrame):
             rgb = self._reformatter.reformat(frame, format="rgb24", src_colorspace=colorspace_of(frame))
             return LiveFrame.of(np.ascontiguousarray(rgb.to_ndarray()), time, pc_id)
@@ -126,6 +137,10 @@ class Outlet:
         if not self.ended:
             self.ended, self.error = True, error
             self._changed.set()
+
+    def skip(self, mark: int) -> None:
+        """Let go of those whose time is by a mark of this number or before; they are not counted."""
+        _skip(self._waiting, mark)
 
     async def get(self) -> Decoded | None:
         """The next one; None at the end. Nothing is lost where the wait is cancelled."""
@@ -179,6 +194,12 @@ class LiveFrames(AsyncIterator[Live], Generic[Live]):
             return None
 
 
+def _skip(waiting: deque[Decoded], mark: int) -> None:
+    kept = [decoded for decoded in waiting if decoded.mark > mark]
+    waiting.clear()
+    waiting.extend(kept)
+
+
 class TrackReader:
     """Reads one track to its end, whether anybody takes its frames or not: they never pile up."""
 
@@ -186,7 +207,7 @@ class TrackReader:
         """`start`: seconds of the content at which it begins."""
         self.kind = kind
         self.pc_id = pc_id
-        self.times = Timeline(start)
+        self.times = Timeline(start, CLOCK_RATES[kind])
         self.received = 0
         """Frames that have been decoded."""
         self.dropped = 0
@@ -195,6 +216,9 @@ class TrackReader:
         """What came before the first one asked for frames; None once that is so."""
         self._outlets: WeakSet[Outlet] = WeakSet()
         self._over: tuple[IPFSStreamError | None] | None = None
+        self._marked = asyncio.Event()
+        self._skipped = (-1, 0.0)
+        """The last mark whose frames are from before a seek, and until when they may come."""
 
     def outlet(self, *, early: bool = True) -> Outlet:
         """Where one more gets the frames from now on; with `early` the first one those at the beginning too. Let go of, it is
@@ -210,18 +234,42 @@ class TrackReader:
             outlet.end(*self._over)
         return outlet
 
-    async def read(self, track: MediaStreamTrack) -> None:
+    async def read(self, receiver: RTCRtpReceiver) -> None:
         """Read until the track ends."""
         try:
             while True:
-                frame = cast("VideoFrame | AudioFrame", await track.recv())
+                frame = cast("VideoFrame | AudioFrame", await receiver.track.recv())
                 self.received += 1
-                pts = float((frame.pts or 0) * (frame.time_base or 0))
-                time = self.times.take(pts, asyncio.get_running_loop().time())
-                if time is not None:
-                    self._hand_out(Decoded(frame, time, self.pc_id))
+                if self.received == 1:
+                    await self._first_mark()
+                now, timestamp = asyncio.get_running_loop().time(), rtp_timestamp(receiver, frame)
+                time, mark = self.times.take(timestamp, now), self.times.mark_of(timestamp).number
+                last, until = self._skipped
+                if time is not None and (mark > last or now > until):
+                    self._hand_out(Decoded(frame, time, self.pc_id, mark))
         except MediaStreamError:
             pass
+
+    async def _first_mark(self) -> None:
+        """Wait for the server's first mark, which comes with the first frame, if it makes any."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_MARK_SECONDS):
+                await self._marked.wait()
+
+    def mark(self, message: Mapping[str, Any]) -> None:
+        """Take what the server says of a frame's time."""
+        self.times.mark(message)
+        self._marked.set()
+
+    def skip(self, mark: int) -> None:
+        """Let go of the frames from before a seek, those on their way as well: they are by a mark of this number or before, if
+        the server makes any."""
+        if self.times.marked:
+            self._skipped = (mark, asyncio.get_running_loop().time() + SKIP_SECONDS)
+        for waiting in list(self._outlets):
+            waiting.skip(mark)
+        if self._early is not None:
+            _skip(self._early, mark)
 
     def _hand_out(self, decoded: Decoded) -> None:
         if self._early is not None:
@@ -241,6 +289,13 @@ class TrackReader:
             self._over, self._early = (error,), None
             for outlet in list(self._outlets):
                 outlet.end(error)
+
+
+def rtp_timestamp(receiver: RTCRtpReceiver, frame: VideoFrame | AudioFrame) -> int:
+    """The timestamp in the RTP headers of a frame's packets. aiortc's frames count from the first one that is whole, which need
+    not be the first one that was sent."""
+    origin = getattr(receiver, _MAPPER)._origin or 0  # noqa: SLF001
+    return int(origin + (frame.pts or 0)) % (1 << 32)
 
 
 async def deliver(outlet: Outlet, handler: Handler, name: str) -> None:

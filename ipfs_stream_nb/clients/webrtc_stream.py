@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -29,6 +30,7 @@ from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, RetrievalErr
 from ipfs_stream_nb.media.encoded import TrackKind
 from ipfs_stream_nb.webrtc.ice import (
     IceServers,
+    candidate_json,
     has_turn,
     ice_servers_json,
     ice_servers_of,
@@ -100,7 +102,8 @@ class Stream:
         told = Playback.read(message) if message.get("type") == "playback" else None
         if told is not None:
             self._playback(told)
-        elif message.get("type") == "connected":
+        elif message.get("type") == "connected" and not self.connected.done():
+            self._playback(Playback.read(message) or Playback(self._start, "playing", None))
             self._settle(None)
         elif message.get("type") == "ended":
             self._end_soon()
@@ -168,9 +171,11 @@ class Stream:
         pc = self._pc = RTCPeerConnection(
             RTCConfiguration(ice_servers_of(servers), self._setup.policy, RTCBundlePolicy.MAX_BUNDLE)
         )
-        pc.on("track", self._track)
+        pc.on("track", functools.partial(self._track, pc))
         pc.on("datachannel", self._channel)
         pc.on("connectionstatechange", functools.partial(self._pc_state, pc))
+        found: asyncio.Queue[RTCIceCandidate | None] = asyncio.Queue()
+        pc.on("icecandidate", found.put_nowait)
         self._to("connecting")
         self._after(CONNECT_SECONDS, self._too_late)
         try:
@@ -183,10 +188,19 @@ class Stream:
             log.debug("an offer was not understood", exc_info=error)
             raise RetrievalError(f"the server's offer was not understood: {error}") from None
         if self._closing is None:
-            answer = pc.localDescription  # with all candidates: aiortc gathers them first
+            answer = pc.localDescription
             await self.signaling.send(
                 {"type": "answer", "pc_id": self.pc_id, "sdp": answer.sdp, "sdpType": answer.type}
             )
+            if pc.iceGatheringState != "complete" or not found.empty():
+                self._spawn(self._tell_candidates(str(self.pc_id), found), "candidates of servers")
+
+    async def _tell_candidates(self, pc_id: str, found: asyncio.Queue[RTCIceCandidate | None]) -> None:
+        """Send our own candidates that STUN and TURN servers give, as they come; an empty one ends them."""
+        with suppress(RetrievalError):  # without signaling, media has to do with those that are known
+            while (candidate := await found.get()) is not None:
+                await self.signaling.send({"type": "candidate", "pc_id": pc_id, **candidate_json(candidate)})
+            await self.signaling.send({"type": "candidate", "pc_id": pc_id, "candidate": ""})
 
     async def add_candidate(self, candidate: object, mid: str | None, index: int | None) -> None:
         """Take an ICE candidate of the other side; None or empty: there are no more. Raises BadRequestError."""
@@ -215,9 +229,10 @@ class Stream:
             self._close_soon(self.error or lost)
         # before it is connected, the server says what was wrong
 
-    def _track(self, track: MediaStreamTrack) -> None:
+    def _track(self, pc: RTCPeerConnection, track: MediaStreamTrack) -> None:
         kind = next((kind for kind in KINDS if kind == track.kind), None)
-        if kind is None:
+        receiver = next((one for one in pc.getReceivers() if one.track is track), None)
+        if kind is None or receiver is None:
             return
         reader = self.readers.get(kind)
         if reader is None:
@@ -227,7 +242,7 @@ class Stream:
                 name = "on_frame" if kind == "video" else "on_audio"
                 self._spawn(deliver(reader.outlet(early=False), handler, name), name)
         reader.pc_id = str(self.pc_id)  # another one, over a relay
-        self._spawn(reader.read(track), f"{kind} track")
+        self._spawn(reader.read(receiver), f"{kind} track")
 
     def _channel(self, channel: RTCDataChannel) -> None:
         if channel.label == LABEL:
@@ -243,7 +258,7 @@ class Stream:
         if message.get("type") == "playback" and (told := Playback.read(message)) is not None:
             self._playback(told)
         elif message.get("type") == "timestamps" and message.get("kind") in self.readers:
-            self.readers[message["kind"]].times.mark(message)
+            self.readers[message["kind"]].mark(message)
 
     def _playback(self, told: Playback) -> None:
         self.clock.take(told)
@@ -275,6 +290,15 @@ class Stream:
             has = " and ".join(self.readers) or "nothing"
             raise BadRequestError(f"the stream {self.pc_id} has no {kind}; it has {has}")
         return reader.outlet()
+
+    def marked(self) -> dict[TrackKind, int]:
+        """How many marks of each kind have come, for `skip`."""
+        return {kind: reader.times.marked for kind, reader in self.readers.items()}
+
+    def skip(self, marked: Mapping[TrackKind, int]) -> None:
+        """Let go of the frames that are by these marks: the server has gone elsewhere."""
+        for kind, mark in marked.items():
+            self.readers[kind].skip(mark)
 
     def received(self) -> dict[str, Any]:
         """How many frames of each kind have come, and how many of them were not taken in time."""

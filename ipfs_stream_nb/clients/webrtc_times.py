@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 PlaybackState = Literal["playing", "paused", "ended", "failed"]
 STATES: Final = ("playing", "paused", "ended", "failed")
@@ -15,6 +15,8 @@ TOLERANCE: Final = 0.1
 """Seconds by which a position that came as a message may differ from what the frames themselves say."""
 MARKS: Final = 8
 """Marks of a track that are kept: frames from before the newest may be on their way still."""
+_HALF: Final = 1 << 31
+"""Timestamps wrap at twice this: of two, the later one is less than this ahead (RFC 3550, section 5.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,41 +66,64 @@ class PlaybackClock:
         return Playback(position, told.state, told.duration)
 
 
+class Mark(NamedTuple):
+    """From which RTP timestamp on it is what time."""
+
+    timestamp: int
+    time: float | None
+    """None: frames from here on are only there to decode others."""
+    number: int
+    """Of the marks that the server has sent for the track, which one this is; 0: it is an estimate."""
+
+
 class Timeline:
-    """One track's frames and their times, in seconds. A frame's `pts` counts from the track's first frame on."""
+    """One track's frames and their times, in seconds, by the RTP timestamps that they came with (32 bits)."""
 
-    def __init__(self, start: float) -> None:
-        self._marks: deque[tuple[float, float | None]] = deque([(0.0, start)], MARKS)
-        """From which pts on it is what time."""
-        self._exact = False
-        """Whether the server marks the track."""
-        self._last: tuple[float, float] | None = None
-        """The newest frame's pts, and when it came."""
+    def __init__(self, start: float, clock_rate: int) -> None:
+        self._start = start
+        self._rate = clock_rate
+        self._marks: deque[Mark] = deque(maxlen=MARKS)
+        self.marked = 0
+        """Marks that the server has sent."""
+        self._last: tuple[int, float] | None = None
+        """The newest frame's timestamp, and when it came."""
 
-    def take(self, pts: float, now: float) -> float | None:
+    def take(self, timestamp: int, now: float) -> float | None:
         """The time of a frame that comes `now`; None for one that is only there to decode others."""
-        self._last = (pts, now)
-        return self.time_of(pts)
+        if not self._marks:
+            self._marks.append(Mark(timestamp, self._start, 0))
+        self._last = (timestamp, now)
+        return self.time_of(timestamp)
 
-    def time_of(self, pts: float) -> float | None:
-        """The same for any frame."""
-        begun, at = next((mark for mark in reversed(self._marks) if mark[0] <= pts), self._marks[0])
-        return None if at is None else max(at + pts - begun, 0.0)
+    def time_of(self, timestamp: int) -> float | None:
+        """The same for any frame, once one has come or been marked."""
+        mark = self.mark_of(timestamp)
+        return None if mark.time is None else max(mark.time + self._since(timestamp, mark), 0.0)
+
+    def mark_of(self, timestamp: int) -> Mark:
+        """The mark that holds for a frame."""
+        return next(
+            (mark for mark in reversed(self._marks) if self._since(timestamp, mark) >= 0), self._marks[0]
+        )
+
+    def _since(self, timestamp: int, mark: Mark) -> float:
+        return ((timestamp - mark.timestamp + _HALF) % (2 * _HALF) - _HALF) / self._rate
 
     def mark(self, message: Mapping[str, Any]) -> None:
-        """The server says that the frame at `pts` shows the content at `time`; null: nothing that is to be seen."""
-        pts, at = _seconds(message.get("pts")), _seconds(message.get("time"))
-        if pts is not None:
-            if not self._exact:
+        """The server says that the frame at `rtp_timestamp` shows the content at `time`; null: nothing that is to be seen."""
+        timestamp, at = message.get("rtp_timestamp"), _seconds(message.get("time"))
+        if isinstance(timestamp, int) and 0 <= timestamp < 2 * _HALF:
+            if not self.marked:
                 self._marks.clear()
-                self._exact = True
-            self._marks.append((pts, at))
+            self.marked += 1
+            self._marks.append(Mark(int(timestamp), at, self.marked))
 
     def hint(self, told: Playback, now: float) -> None:
         """The server says where its clock is `now`: good to some ten milliseconds, and of no use beside marks."""
-        if self._exact or told.state != "playing" or self._last is None:
+        if self.marked or told.state != "playing" or self._last is None:
             return
-        pts = self._last[0] + now - self._last[1]  # RTP's clock is that of the wall
-        expected = self.time_of(pts)
+        # RTP's clock is that of the wall
+        timestamp = (self._last[0] + round((now - self._last[1]) * self._rate)) % (2 * _HALF)
+        expected = self.time_of(timestamp)
         if expected is None or abs(expected - told.position) > TOLERANCE:
-            self._marks.append((pts, told.position))
+            self._marks.append(Mark(timestamp, told.position, 0))

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
+from ipfs_stream_nb.clients.charts import ChartMethods
 from ipfs_stream_nb.clients.naming import Content, path_of
 from ipfs_stream_nb.clients.results import hinted_methods
 from ipfs_stream_nb.content.node import Node
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @hinted_methods
-class WidgetMethods(ABC):
+class WidgetMethods(ChartMethods, ABC):
     """Widgets of an AsyncClient."""
 
     _blocking: Callable[[], Client] | None

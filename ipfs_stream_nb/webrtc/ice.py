@@ -6,27 +6,31 @@ import asyncio
 import functools
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from aioice.ice import Connection
+from aioice import ice
 from aiortc import (
     RTCBundlePolicy,
+    RTCCertificate,
     RTCIceCandidate,
     RTCIceServer,
     RTCIceTransportPolicy,
     RTCPeerConnection,
 )
 from aiortc.rtcicetransport import parse_stun_turn_uri
-from aiortc.sdp import candidate_from_sdp
+from aiortc.sdp import candidate_from_sdp, candidate_to_sdp
 
 from ipfs_stream_nb.errors import BadRequestError
+from ipfs_stream_nb.webrtc.gathering import Gathering
 
 MAX_CANDIDATE: Final = 1024
 """Characters of one candidate."""
-GATHER_SECONDS: Final = 0.6
-RELAY_SECONDS: Final = 5.0
-"""How long STUN and TURN servers have for their answer, before an offer goes out without it; and the relay, where there is
-no other way."""
+CIPHERS: Final = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-RSA-AES128-SHA", "ECDHE-RSA-AES256-SHA",
+)  # fmt: skip
+"""For DTLS: aiortc's own, and the same for peers whose certificate is of RSA, as that of GStreamer's webrtcbin."""
+_CERTIFICATE: Final = "_RTCDtlsTransport__local_certificate"
 _PREFIX: Final = "candidate:"
 _TYPES: Final = {"host", "srflx", "prflx", "relay"}
 
@@ -101,6 +105,12 @@ def parse_candidate(text: str) -> RTCIceCandidate:
     return candidate
 
 
+def candidate_json(candidate: RTCIceCandidate) -> dict[str, Any]:
+    """A candidate as messages carry it: {"candidate", "sdpMid", "sdpMLineIndex"}."""
+    text = _PREFIX + candidate_to_sdp(candidate)
+    return {"candidate": text, "sdpMid": candidate.sdpMid, "sdpMLineIndex": candidate.sdpMLineIndex}
+
+
 def is_allowed(candidate: RTCIceCandidate, *, allow_loopback: bool) -> bool:
     """Whether packets may be sent to a candidate: never to where a client has no business to have them sent."""
     host = candidate.ip
@@ -115,15 +125,25 @@ def is_allowed(candidate: RTCIceCandidate, *, allow_loopback: bool) -> bool:
     mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
     return all(
         not (one.is_multicast or one.is_unspecified or str(one) == "255.255.255.255")
-        and (allow_loopback or not (one.is_loopback or one.is_link_local))
+        and (allow_loopback or not (one.is_link_local or (one.is_loopback and not only_loopback())))
         for one in (address, mapped)
         if one is not None
     )
 
 
-def mend(pc: RTCPeerConnection, seconds: float = GATHER_SECONDS) -> None:
-    """Have a peer connection ask STUN and TURN servers for no longer than `seconds`, and leave no socket and no task behind,
-    whenever it is closed. To be called when its tracks are known, before each local description; idempotent."""
+def only_loopback() -> bool:
+    """Whether this machine has no other address at this moment, so that whoever watches is on it."""
+    return not ice.get_host_addresses(use_ipv4=True, use_ipv6=True)
+
+
+def mend(pc: RTCPeerConnection) -> None:
+    """Have a peer connection not wait long for STUN and TURN servers, understand peers with RSA certificates, and leave no
+    socket and no task behind, whenever it is closed. To be called when its tracks are known, before each local description;
+    idempotent.
+
+    One with listeners to `icecandidate` waits for no server: each candidate that they give later is told as an RTCIceCandidate
+    (RFC 8838), and None at the end. With the policy `relay`, where there are no others, it waits all the same.
+    """
     transceivers = pc.getTransceivers()
     transports = {one.receiver.transport for one in transceivers}
     begun: list[tuple[Any, str]] = [(one.sender, "send") for one in transceivers] + [
@@ -134,12 +154,21 @@ def mend(pc: RTCPeerConnection, seconds: float = GATHER_SECONDS) -> None:
         begun.append((pc.sctp, "start"))
     for transport in transports:
         begun += [(transport, "start"), (transport.transport, "start")]
-        ice = transport.transport.iceGatherer._connection  # noqa: SLF001  # aiortc hides it
-        if "close" not in vars(ice):
-            _Mended(ice, seconds)
+        certificate = getattr(transport, _CERTIFICATE)
+        certificate._create_ssl_context = functools.partial(_ssl_context, certificate)  # noqa: SLF001
+        gatherer = transport.transport.iceGatherer
+        if "gather" not in vars(gatherer):
+            Gathering(pc, gatherer)
     for part, name in begun:
         if name not in vars(part):
             setattr(part, name, functools.partial(_begin, pc, getattr(part, name)))
+
+
+def _ssl_context(certificate: RTCCertificate, **options: Any) -> Any:
+    """As a client of DTLS, aiortc names the ciphers of ECDSA alone, so that a server with an RSA key has none in common."""
+    context = type(certificate)._create_ssl_context(certificate, **options)  # noqa: SLF001
+    context.set_cipher_list(":".join(CIPHERS).encode())
+    return context
 
 
 async def _begin(pc: RTCPeerConnection, begin: Callable[..., Awaitable[None]], *arguments: object) -> None:
@@ -147,42 +176,3 @@ async def _begin(pc: RTCPeerConnection, begin: Callable[..., Awaitable[None]], *
     if pc.signalingState == "closed":
         raise asyncio.CancelledError
     await begin(*arguments)
-
-
-class _Mended:
-    """Methods that take the place of a connection's own."""
-
-    def __init__(self, ice: Connection, seconds: float) -> None:
-        self._ice = ice
-        self._gathering: asyncio.Task[None] | None = None
-        # a dead STUN server would hold up a description for 5 s, as all candidates are gathered first
-        ice.get_component_candidates = functools.partial(  # type: ignore[method-assign]
-            type(ice).get_component_candidates,
-            ice,
-            timeout=cast("int", seconds),  # asyncio.wait takes fractions
-        )
-        ice.gather_candidates = self._gather  # type: ignore[method-assign]
-        ice.query_consent = self._query_consent  # type: ignore[method-assign]
-        ice.close = self._close  # type: ignore[method-assign]
-
-    async def _gather(self) -> None:
-        """The sockets of one that is cancelled would be lost, and those that come after it was closed be left open."""
-        ice = self._ice
-        if not ice._closing:  # noqa: SLF001
-            if self._gathering is None:
-                gather = type(ice).gather_candidates(ice)
-                self._gathering = asyncio.create_task(gather, name="gather ICE candidates")
-            await asyncio.shield(self._gathering)
-        if ice._closing:  # noqa: SLF001
-            raise ConnectionError("the connection was closed while its candidates were gathered")
-
-    async def _query_consent(self) -> None:
-        """One that is closed while it connects would ask for consent for ever after."""
-        if not self._ice._closing:  # noqa: SLF001
-            await type(self._ice).query_consent(self._ice)
-
-    async def _close(self) -> None:
-        self._ice._closing = True  # noqa: SLF001
-        if self._gathering is not None:
-            await asyncio.wait([self._gathering])
-        await type(self._ice).close(self._ice)

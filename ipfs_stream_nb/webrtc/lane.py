@@ -10,11 +10,14 @@ from typing import Final
 
 from ipfs_stream_nb.media.encoded import EncodedPacket, TrackKind
 from ipfs_stream_nb.webrtc.buffer import StreamBuffer, StreamEndedError
+from ipfs_stream_nb.webrtc.clock import Clock, now
 
 CLOCK_RATES: Final[dict[TrackKind, int]] = {"video": 90_000, "audio": 48_000}
 """Ticks a second of RTP timestamps (RFC 7741, 6184, 7587)."""
 AHEAD: Final = 0.5
 """Seconds of media that are read ahead of a viewer; the source itself reads further."""
+LIVE_AHEAD: Final = 0.07
+"""The same of what is encoded just in time, as the network allows: a change is seen so much later."""
 DRY: Final = 0.2
 """Seconds after which a track that waits for its source holds up the others too."""
 
@@ -38,8 +41,10 @@ class TimedPacket:
 class Lane:
     """The packets of one kind on their way to one viewer."""
 
-    def __init__(self, kind: TrackKind, open_packets: Open) -> None:
+    def __init__(self, kind: TrackKind, open_packets: Open, ahead: float = AHEAD) -> None:
+        """`ahead`: seconds that are read ahead."""
         self.kind = kind
+        self.ahead = ahead
         self.clock_rate = CLOCK_RATES[kind]
         self.packet: EncodedPacket | None = None
         """The next one to be sent, or with `at_end` the place of the end."""
@@ -50,14 +55,20 @@ class Lane:
         """Packets before this position are needed to decode it, and not to be seen."""
         self.free_at = 0.0
         """When the next packet of a preroll may be sent."""
+        self.rushed = 0.0
+        """When its first one was."""
         self.end = 0.0
         """Where the latest packet ends, in seconds of the source."""
         self.waiting = False
+        self.prompt = False
+        """Whether the next packet lay ready when it was asked for: that it is late is not the source's doing."""
+        self.dropping = False
+        """Whether packets are left out up to the next key frame."""
         self.ticks = -1
         """The latest RTP timestamp; they only rise."""
         self.due_ticks = 0
         """The timestamp that a packet has which follows without a gap."""
-        self.buffer = StreamBuffer(AHEAD, 2 * AHEAD, 0.0)
+        self.buffer = self._new_buffer()
         self._open = open_packets
         self._feeder: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,16 +78,25 @@ class Lane:
     def restart(self, position: float, *, feed: bool) -> None:
         """Go on with the packets for `position`. What was read before is dropped; `feed` begins to read at once."""
         self.buffer.close()
-        self.buffer = StreamBuffer(AHEAD, 2 * AHEAD, 0.0)
-        self.packet, self.at_end, self.over = None, False, False
+        self.buffer = self._new_buffer()
+        self.packet, self.at_end, self.over, self.dropping = None, False, False, False
         self.preroll = self.end = self._position = position
-        self.free_at = 0.0
+        self.free_at = self.rushed = 0.0
         if self._feeder is not None:
             self._feeder.cancel()
             self._feeder = None
         if feed:
             self.feed()
         self.wake()
+
+    def _new_buffer(self) -> StreamBuffer:
+        return StreamBuffer(self.ahead, 2 * self.ahead, 0.0)
+
+    def follow(self, other: Lane) -> None:
+        """Go on where another lane of the kind is: its timestamps go on, and nothing that it has sent is shown again."""
+        self.ticks, self.due_ticks, self.end = other.ticks, other.due_ticks, other.end
+        behind = self.packet is not None and self.packet.time < other.end
+        self.preroll = other.end if behind else None
 
     def feed(self) -> None:
         """Begin to read, unless that is under way. Needs a running loop."""
@@ -102,6 +122,7 @@ class Lane:
         """Have the next packet in `packet`, or the end; nothing, where the lane was restarted meanwhile. Raises what the
         source raised."""
         buffer, self.waiting = self.buffer, True
+        self.prompt = bool(buffer.buffer)
         try:
             packet: EncodedPacket = await buffer.get_frame()
         except StreamEndedError:
@@ -123,6 +144,10 @@ class Lane:
         assert packet is not None  # noqa: S101  # it was fetched
         self.end = max(self.end, packet.time + packet.duration)
         return packet
+
+    def is_dry(self, clock: Clock) -> bool:
+        """Whether it has waited so long for its source that the others wait with it."""
+        return self.waiting and not self.over and now() - clock.due(self.end) > DRY
 
     def stamp(self, at: float, duration: float) -> int:
         """The RTP timestamp for what is shown `at` seconds after playback began, for `duration` seconds. Sound that goes on

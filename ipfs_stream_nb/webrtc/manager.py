@@ -138,7 +138,7 @@ class WebRTCStreamingManager:
         if candidate:
             parsed = parse_candidate(candidate)
             parsed.sdpMid, parsed.sdpMLineIndex = sdp_mid, sdp_m_line_index
-        peer.add_candidate(parsed)
+        peer.candidates.add(parsed)
 
     async def add_content_track(
         self, pc_id: str, cid: str, kind: str = "video", frame_rate: float = 30

@@ -31,7 +31,9 @@ class PeerEvents:
         self.pc_id = pc_id
         self.cid = cid
         self.kind = kind
-        self.quality = self.previous_quality = quality
+        self.quality = quality
+        """What was asked for: a level, or auto."""
+        self._told_quality = quality
         self.tell = tell
         self.mirror: Tell = ignore
         """Gets each event as a `notification` message: the data channel."""
@@ -81,12 +83,12 @@ class PeerEvents:
         self._send(NotificationType.WEBRTC_STREAM_ENDED, cid=cid, kind=kind, track_id=track_id, **facts)
 
     def quality_changed(self, quality: str, reason: str, **facts: Any) -> None:
-        """Another quality from now on. `facts`: height, bitrate."""
-        self.previous_quality, self.quality = self.quality, quality
+        """Another quality from now on: what was asked for, or the level that the network carries. `facts`: height, bitrate."""
+        previous, self._told_quality = self._told_quality, quality
         self._send(
             NotificationType.WEBRTC_QUALITY_CHANGED,
             quality=quality,
-            previous=self.previous_quality,
+            previous=previous,
             reason=reason,
             **facts,
         )

@@ -13,9 +13,10 @@ from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.errors import BadRequestError, BusyError, NotFoundError, UnsupportedMediaError
 from ipfs_stream_nb.media.encoded import Codec, EncodedSource, EncodedTrack, TrackKind
 from ipfs_stream_nb.transports.connection import error_message
+from ipfs_stream_nb.webrtc.adaptation import AdaptiveBitrateController
 from ipfs_stream_nb.webrtc.peer_events import PeerEvents, Tell
 from ipfs_stream_nb.webrtc.playback import Playback
-from ipfs_stream_nb.webrtc.quality import rendition_json, rendition_of, score
+from ipfs_stream_nb.webrtc.quality import AUTO, rendition_json, score
 from ipfs_stream_nb.webrtc.sources import Opener
 from ipfs_stream_nb.webrtc.stats import RtcpWatch, sender_stats
 from ipfs_stream_nb.webrtc.tracks import IPFSMediaStreamTrack
@@ -54,10 +55,17 @@ class SentTrack:
     content: Content
     track: IPFSMediaStreamTrack
     facts: EncodedTrack
+    controller: AdaptiveBitrateController | None = None
+    """Of video."""
     transceiver: RTCRtpTransceiver | None = None
     watch: RtcpWatch | None = None
     flowing: bool = False
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def age(self) -> float:
+        """Seconds since its packets began to flow."""
+        return time.monotonic() - self.began
 
     @property
     def codec(self) -> Codec:
@@ -67,7 +75,7 @@ class SentTrack:
     @property
     def transport(self) -> str:
         """Whether the file's own packets go out."""
-        as_it_is = self.content.playback.rendition is None or self.facts.kind == "audio"
+        as_it_is = self.content.playback.renditions.wanted is None or self.facts.kind == "audio"
         return "packets" if self.facts.passthrough and as_it_is else "transcode"
 
 
@@ -130,17 +138,17 @@ class PeerMedia:
         except BaseException:
             await source.close()
             raise
-        return [self._track(content, kind, wanted.frame_rate) for kind in content.playback.kinds]
+        tracks = [self._track(content, kind, wanted) for kind in content.playback.kinds]
+        content.playback.prepare()  # the first packets are read while the connection comes up
+        return tracks
 
     def _content(self, wanted: Wanted, source: EncodedSource, kinds: tuple[TrackKind, ...]) -> Content:
         playback = Playback(
             source, kinds, position=wanted.start, loop=wanted.loop, hold=True,
-            rendition=rendition_of(wanted.quality, source.info),
             on_change=lambda: self._changed(content),
             on_refusal=self._refused,
         )  # fmt: skip
         content = Content(wanted.cid, source, playback)
-        playback.prepare()  # the first packets are read while the connection comes up
         self.contents.append(content)
         return content
 
@@ -149,21 +157,24 @@ class PeerMedia:
         for content in self.contents:
             if content.cid == wanted.cid and wanted.kind not in content.playback.kinds:
                 content.playback.add(wanted.kind)
-                return self._track(content, wanted.kind, wanted.frame_rate)
+                return self._track(content, wanted.kind, wanted)
         (track,) = await self.open(wanted, (wanted.kind,))
         return track
 
-    def _track(self, content: Content, kind: TrackKind, frame_rate: float) -> SentTrack:
+    def _track(self, content: Content, kind: TrackKind, wanted: Wanted) -> SentTrack:
         facts = getattr(content.source.info, kind)
 
         def first() -> None:
             self._flows(sent)
 
         track = IPFSMediaStreamTrack(
-            ipfs_api=self._node, cid=content.cid, kind=kind, frame_rate=frame_rate,
+            ipfs_api=self._node, cid=content.cid, kind=kind, frame_rate=wanted.frame_rate,
             playback=content.playback, on_first=first, on_mark=self._on_mark,
         )  # fmt: skip
         sent = SentTrack(content, track, facts)
+        if kind == "video":
+            sent.controller = AdaptiveBitrateController(track, at_source=True, on_change=self._adapted)
+            sent.controller.set_quality(wanted.quality)
         self.tracks[track.id] = sent
         return sent
 
@@ -207,25 +218,36 @@ class PeerMedia:
         for content in self._alive():
             content.playback.resume()
 
-    def set_quality(self, quality: str, reason: str = "set") -> None:
-        """Another level for all videos. It is told of where it is another one."""
-        for content in self._alive():
-            content.playback.set_rendition(rendition_of(quality, content.source.info))
-        self._tell_quality(quality, reason)
+    def set_quality(self, quality: str) -> None:
+        """Another level for all videos, or `auto`. It is told of where it is another one."""
+        alive = self._alive()
+        changed = quality != self._events.quality
+        self._events.quality = quality
+        for sent in self.tracks.values():
+            if sent.controller is not None and sent.content in alive:
+                sent.controller.set_quality(quality)
+        if changed:
+            self._tell_quality(quality, "set")
 
     def _refused(self, error: BusyError) -> None:
         """No more renditions are made: the one before goes on."""
         self._events.tell(error_message(error) | {"pc_id": self._events.pc_id})
-        self._tell_quality(self._events.previous_quality, "set")
+        for sent in self.tracks.values():
+            if sent.controller is not None:
+                sent.controller.refused(sent.content.playback.renditions.wanted)
+        self._events.quality = AUTO
+        self._tell_quality(AUTO, "refused")
+
+    def _adapted(self, level: str, reason: str) -> None:
+        self.adaptation_changes += 1
+        self._tell_quality(level, reason)
 
     def _tell_quality(self, quality: str, reason: str) -> None:
-        if quality != self._events.quality:
-            self.last_quality_update = time.time()
-            self.adaptation_changes += reason == "adapted"
-            main = self.main
-            self._events.quality_changed(
-                quality, reason, **rendition_json(main.playback.rendition, main.source.info)
-            )
+        self.last_quality_update = time.time()
+        main = self.main
+        self._events.quality_changed(
+            quality, reason, **rendition_json(main.playback.renditions.wanted, main.source.info)
+        )
 
     def _alive(self) -> list[Content]:
         """The contents that can be played. Raises BadRequestError."""
@@ -284,7 +306,7 @@ class PeerMedia:
         loss = max((one.packet_loss for one in reports if one.packet_loss is not None), default=None)
         estimates = [one.watch.bandwidth_estimate for one in self.tracks.values() if one.watch]
         main = self.contents[0] if self.contents else None
-        rendition = main.playback.rendition if main else None
+        rendition = main.playback.renditions.wanted if main else None
         return {
             "streams_active": sum(one.flowing for one in self.tracks.values()),
             "bytes_sent": self.bytes_sent,

@@ -7,12 +7,11 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
-    RTCIceCandidate,
     RTCIceTransportPolicy,
     RTCPeerConnection,
     RTCRtpTransceiver,
@@ -31,23 +30,17 @@ from ipfs_stream_nb.errors import (
     UnreachableError,
 )
 from ipfs_stream_nb.transports.connection import error_message
-from ipfs_stream_nb.webrtc.ice import (
-    GATHER_SECONDS,
-    RELAY_SECONDS,
-    IceServers,
-    ice_servers_of,
-    is_allowed,
-    mend,
-)
+from ipfs_stream_nb.webrtc import transport_cc
+from ipfs_stream_nb.webrtc.candidates import Candidates
+from ipfs_stream_nb.webrtc.ice import IceServers, ice_servers_of, mend
 from ipfs_stream_nb.webrtc.peer_events import PeerEvents
 from ipfs_stream_nb.webrtc.peer_media import BOTH, PeerMedia, SentTrack, Wanted
 from ipfs_stream_nb.webrtc.reporting import LABEL, Reporter
 from ipfs_stream_nb.webrtc.sdp import check_codec, codec_preferences, has_kind, read_description
+from ipfs_stream_nb.webrtc.send_rate import SendRate
 from ipfs_stream_nb.webrtc.slots import PeerLimits
 from ipfs_stream_nb.webrtc.sources import Opener
 
-MAX_EARLY: Final = 64
-"""Candidates that are kept until the answer is there."""
 _log = logging.getLogger(__name__)
 
 
@@ -81,7 +74,6 @@ class Peer:
         self.events = events
         self.policy = policy
         self.created_at = time.time()
-        self.candidates_added = 0
         self.established = False
         self.media = PeerMedia(
             setup.node, setup.sources, events,
@@ -91,12 +83,13 @@ class Peer:
             RTCConfiguration(ice_servers_of(setup.ice_servers), policy, setup.bundle_policy)
         )
         self.pc.on("connectionstatechange", self._state_changed)
+        self._negotiation = transport_cc.enable(self.pc)
+        self._rate: SendRate | None = None
         self._setup = setup
         self._closed = closed
         self._unreachable = unreachable
         self._negotiating = asyncio.Lock()
-        self._early: list[RTCIceCandidate | None] = []
-        """Candidates that came before the answer."""
+        self.candidates = Candidates(self.pc, setup.limits, setup.bundle_policy, events, self._spawn)
         self._reporter: Reporter | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -110,6 +103,7 @@ class Peer:
             for sent in await self.media.open(self.wanted):
                 self._send(sent)
             self._open_channel()
+            self.candidates.trickle()
             description = await self._describe()
             self._expect_media()
             return description
@@ -147,9 +141,7 @@ class Peer:
                 raise BadRequestError("no offer waits for an answer")
             self._check_codecs(parsed)
             await self._apply(description)
-        early, self._early = self._early, []
-        for candidate in early:
-            self._add(candidate)
+        self.candidates.answered()
 
     async def add_track(self, wanted: Wanted) -> tuple[RTCSessionDescription, SentTrack]:
         """Offer one more track. Raises what opening raises, BusyError while an offer waits for its answer."""
@@ -204,7 +196,7 @@ class Peer:
             raise BadRequestError(f"the {description.type} does not fit: {str(error)[:200]}") from None
 
     async def _describe(self) -> RTCSessionDescription:
-        mend(self.pc, RELAY_SECONDS if self.policy is RTCIceTransportPolicy.RELAY else GATHER_SECONDS)
+        mend(self.pc)
         try:
             await self.pc.setLocalDescription()
         except Exception:
@@ -220,45 +212,6 @@ class Peer:
     def _check_stable(self) -> None:
         if self.pc.signalingState != "stable":
             raise BusyError("an offer of this peer connection waits for its answer")
-
-    # -- candidates
-
-    def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
-        """Take a candidate; None: there are no more. Those on forbidden addresses are passed over. Raises TooLargeError,
-        BadRequestError for a section that there is not."""
-        if candidate is not None:
-            if not is_allowed(candidate, allow_loopback=self._setup.limits.allow_loopback):
-                _log.debug("peer %s named the candidate %s, which is not allowed", self.id, candidate.ip)
-                return
-            if self.candidates_added >= self._setup.limits.max_candidates:
-                raise TooLargeError(f"a peer has at most {self._setup.limits.max_candidates} candidates")
-            self._place(candidate)
-            self.candidates_added += 1
-        if self.pc.remoteDescription is None:
-            if len(self._early) < MAX_EARLY:
-                self._early.append(candidate)
-        else:
-            self._add(candidate)
-
-    def _place(self, candidate: RTCIceCandidate) -> None:
-        mids = [one.mid for one in self.pc.getTransceivers()]
-        if self.pc.sctp is not None:
-            mids.append(self.pc.sctp.mid)
-        if (candidate.sdpMid is not None and candidate.sdpMid not in mids) or not (
-            0 <= (candidate.sdpMLineIndex or 0) < len(mids)
-        ):
-            raise BadRequestError("the candidate names a media section that the offer does not have")
-        if self._setup.bundle_policy is RTCBundlePolicy.MAX_BUNDLE or candidate.sdpMid is None:
-            candidate.sdpMid, candidate.sdpMLineIndex = mids[0], 0  # one transport serves all
-
-    def _add(self, candidate: RTCIceCandidate | None) -> None:
-        self._spawn(self._add_quietly(candidate))  # a name of mDNS takes up to a second
-
-    async def _add_quietly(self, candidate: RTCIceCandidate | None) -> None:
-        try:
-            await self.pc.addIceCandidate(candidate)
-        except Exception:  # noqa: BLE001  # one candidate of many, from anybody
-            _log.debug("peer %s: a candidate was refused", self.id, exc_info=True)
 
     # -- life
 
@@ -276,13 +229,14 @@ class Peer:
             "kind": wanted.kind,
             "frame_rate": wanted.frame_rate,
             "quality": self.events.quality,
-            "ice_candidates_added": self.candidates_added,
+            "ice_candidates_added": self.candidates.added,
             **await self.media.stats(),
+            **({} if self._rate is None else self._rate.stats()),
         }
 
     def _open_channel(self) -> None:
         channel = self.pc.createDataChannel(LABEL)
-        self._reporter = Reporter(channel, self._playback_or_none, self._stats_message)
+        self._reporter = Reporter(channel, self._playback_or_none, self._stats_message, self._quality_message)
         self.events.mirror = self._reporter.send
 
     def _playback_or_none(self) -> dict[str, Any]:
@@ -292,6 +246,9 @@ class Peer:
 
     async def _stats_message(self) -> dict[str, Any]:
         return {"type": "stats", "connection_stats": {self.id: await self.stats()}}
+
+    def _quality_message(self) -> dict[str, Any] | None:
+        return None if self._rate is None else self._rate.sample()
 
     def _playback_changed(self) -> None:
         if self._reporter is not None:
@@ -315,7 +272,8 @@ class Peer:
             self.established = True
             self._no_deadline()
             self.events.established()
-            self.events.tell({"type": "connected", "pc_id": self.id})
+            self.events.tell(self._playback_or_none() | {"type": "connected"})
+            self._control_rate()
             if self._reporter is not None:
                 self._spawn(self._reporter.run())
         elif state == "failed":
@@ -323,6 +281,15 @@ class Peer:
             self._fail(what, UnreachableError("no way to the viewer was found, or none is left"))
         elif state == "closed":
             self._close_soon("closed")
+
+    def _control_rate(self) -> None:
+        """Have the video sent as the network allows; it shares its transport with all else."""
+        senders = [
+            one.transceiver.sender for one in self.media.tracks.values() if one.transceiver and one.controller
+        ]
+        if senders and self._negotiation is not None:
+            self._rate = SendRate(self.media, senders[0].transport, self._negotiation)
+            self._spawn(self._rate.run())
 
     def _transport_changed(self, state: str, *, lost: bool) -> None:
         if state == "closed" and lost and self.established:
@@ -372,6 +339,8 @@ class Peer:
         try:
             if tasks:
                 await asyncio.wait(tasks)
+            if self._rate is not None:
+                await self._rate.close()
             await self.media.close("failed" if state == "failed" else "ended")
             await self.pc.close()
         except Exception:  # noqa: BLE001  # it is gone all the same

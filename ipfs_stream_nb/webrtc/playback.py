@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Final, Literal
 
 from ipfs_stream_nb.errors import BadRequestError, BusyError
-from ipfs_stream_nb.media.encoded import EncodedPacket, EncodedSource, Rendition, TrackKind
+from ipfs_stream_nb.media.encoded import Aim, EncodedPacket, EncodedSource, Rendition, TrackKind
 from ipfs_stream_nb.webrtc.buffer import StreamEndedError
-from ipfs_stream_nb.webrtc.lane import AHEAD, DRY, Lane, TimedPacket
+from ipfs_stream_nb.webrtc.clock import Clock, checked_position, now
+from ipfs_stream_nb.webrtc.lane import Lane, TimedPacket
+from ipfs_stream_nb.webrtc.switching import Renditions
 
 State = Literal["playing", "paused", "ended", "failed"]
 
 LATE: Final = 0.2
-"""Seconds that a packet may be late; beyond, the clock is set back for all tracks, and nothing is left out."""
+"""Seconds that a packet may be late. Beyond, where the source is slow, the clock is set back for all tracks, and nothing is left
+out; where the network is, and sound gets through, pictures are left out up to a key frame."""
 SLACK: Final = 0.0005
 """Seconds that a timer may be early."""
 RUSH_RATE: Final = 5_000_000
@@ -52,22 +54,20 @@ class Playback:
         rendition could not be had, and the one before goes on. Raises BadRequestError."""
         self.source = source
         self.loop = loop
-        self.rendition = rendition
+        self.frames_dropped = 0
+        """Pictures that were left out since they would have come too late."""
+        self.restarts = 0
+        """How often the video has begun anew: what was sent of it and has not arrived is of no use any more."""
         self.error: BaseException | None = None
         """What it failed with."""
         self._on_change = on_change
-        self._on_refusal = on_refusal
-        self._before: list[Rendition | None] = []
-        """The rendition to go back to, until the first packet of the new one is there."""
+        self.renditions = Renditions(rendition, self._packets, on_refusal)
+        """Those of the video."""
         self._hold = hold
         self._paused = self._ended = self._closed = self._fed = self._held = False
         self._pending = True
         """Whether the clock stands until there is something to show."""
-        self._rate = 1.0
-        self._position = self._checked(position)
-        """Where the clock stands, or where it was at `_since`."""
-        self._since: float | None = None
-        """The loop's time since which the clock runs."""
+        self._clock = Clock(checked_position(position, self.duration))
         self._epoch: float | None = None
         """The loop's time of RTP timestamp 0, for all kinds."""
         self._refreshed = -math.inf
@@ -85,9 +85,9 @@ class Playback:
     @property
     def position(self) -> float:
         """Seconds of the source that have been shown."""
-        if self._since is None:
-            return self._position
-        position = self._position + (_now() - self._since) * self._rate
+        if not self._clock.runs:
+            return self._clock.position
+        position = self._clock.position
         dry = (lane.end for lane in self._lanes.values() if lane.waiting and not lane.over)
         return min(position, *dry, math.inf if self.duration is None else self.duration)
 
@@ -109,7 +109,7 @@ class Playback:
     def buffer_health(self) -> float:
         """How much of what should be read ahead is there, 0 to 1; 1 at the end."""
         lanes = [lane for lane in self._lanes.values() if not (lane.over or lane.buffer.ended)]
-        return min((min(lane.buffer.buffer_duration / AHEAD, 1.0) for lane in lanes), default=1.0)
+        return min((min(lane.buffer.buffer_duration / lane.ahead, 1.0) for lane in lanes), default=1.0)
 
     def to_json(self) -> dict[str, Any]:
         """The fields of a `playback` message."""
@@ -128,14 +128,14 @@ class Playback:
         """Go on from `position` seconds; beyond the end, from the end. Raises BadRequestError."""
         self._check_alive()
         self._ended = False
-        self._go_to(self._checked(position))
+        self._go_to(checked_position(position, self.duration))
         self._on_change()
 
     def pause(self) -> None:
         """Stand still. Idempotent."""
         self._check_alive()
         if not self._paused:
-            self._stop_clock()
+            self._clock.stop(self.position)
             self._paused = True
             self._on_change()
 
@@ -146,7 +146,7 @@ class Playback:
         if self._ended:
             self.seek(0.0)
         elif was_paused:
-            self._start_clock()
+            self._go_on()
             self._wake()
             self._on_change()
 
@@ -154,23 +154,30 @@ class Playback:
         """Play at a multiple of the usual speed; sound is silent at any other than 1. Raises BadRequestError."""
         if not RATES[0] <= rate <= RATES[1]:
             raise BadRequestError(f"a rate of {RATES[0]:g} to {RATES[1]:g} was expected, not {rate!r}")
-        running = self._since is not None
-        self._stop_clock()
-        self._rate = rate
+        running = self._clock.runs
+        self._clock.stop(self.position)
+        self._clock.rate = rate
         if running:
-            self._start_clock()
+            self._go_on()
         self._wake()
 
-    def set_rendition(self, rendition: Rendition | None) -> None:
-        """Go on with another rendition of the video, from the last keyframe on."""
-        if rendition != self.rendition:
-            self._before = self._before or [self.rendition]
-            self.rendition = rendition
+    def set_rendition(
+        self, rendition: Rendition | None, aim: Aim | None = None, *, at_once: bool = False
+    ) -> None:
+        """Go on with another rendition of the video, from one of its key frames on; the one before plays until that is there,
+        unless it is to be `at_once`. With `aim` it is encoded just in time, as that allows; the aim may be changed from then on.
+        """
+        lane = self._lanes.get("video")
+        if not self.renditions.want(rendition, aim) or lane is None or self.error or self._closed:
+            return
+        if self._clock.runs and not lane.over and not at_once:
+            self.renditions.switch(self.position, lane.wake)
+        else:
             self._restart_video()
 
     def refresh(self) -> None:
         """Send the video again from the last keyframe on: its receiver has lost some, or has just joined."""
-        if _now() - self._refreshed >= REFRESH_EVERY and not self._pending:
+        if now() - self._refreshed >= REFRESH_EVERY and not self._pending:
             self._restart_video()
 
     def add(self, kind: TrackKind) -> None:
@@ -194,6 +201,7 @@ class Playback:
         self._closed = True
         for lane in self._lanes.values():
             await lane.close()
+        await self.renditions.close()
 
     # -- packets
 
@@ -204,11 +212,7 @@ class Playback:
         """
         self.prepare()
         while True:
-            lane = self._lanes.get(kind)
-            if self.error is not None:
-                raise self.error
-            if self._closed or lane is None or (self._ended and lane.over and not self._hold):
-                raise StreamEndedError
+            lane = self._lane(kind)
             if lane.over:
                 await lane.sleep(None)
             elif lane.packet is None:
@@ -217,44 +221,75 @@ class Playback:
                 await lane.sleep(wait)
             elif lane.at_end:
                 self._end_of(lane)
-            elif kind == "audio" and (lane.preroll is not None or self._rate != 1):
-                lane.take()  # sound needs no preroll, and has no other speed
-            else:
+            elif not self._leaves_out(lane):
                 return self._timed(lane)
+
+    def _lane(self, kind: TrackKind) -> Lane:
+        """The lane of a kind, of the rendition that is to play. Raises StreamEndedError, and what playback failed with."""
+        lane = self._lanes.get(kind)
+        if lane is not None and kind == "video" and self.error is None:
+            try:
+                lane = self._lanes[kind] = self.renditions.take_over(lane, self.position) or lane
+            except Exception as error:  # noqa: BLE001  # whatever the source raises
+                self._fail(error)
+        if self.error is not None:
+            raise self.error
+        if self._closed or lane is None or (self._ended and lane.over and not self._hold):
+            raise StreamEndedError
+        return lane
+
+    def _leaves_out(self, lane: Lane) -> bool:
+        """Whether the packet that is due is taken and not sent: sound needs no preroll, and has no other speed; and there are
+        pictures that the network has no time for."""
+        packet = lane.packet
+        assert packet is not None  # noqa: S101  # it is due
+        if lane.kind == "audio":
+            leave = lane.preroll is not None or self._clock.rate != 1
+        else:
+            leave = lane.dropping and not (packet.keyframe and now() - self._clock.due(packet.time) <= LATE)
+            lane.dropping = leave
+            self.frames_dropped += leave
+        if leave and lane.kind == "video" and self.renditions.aim is not None:
+            self.frames_dropped += len(lane.buffer.buffer)
+            self._restart_video()  # with a key frame for now
+        elif leave:
+            lane.take()
+        return leave
 
     async def _fetch(self, lane: Lane) -> None:
         try:
             await lane.fetch()
         except Exception as error:
-            if isinstance(error, BusyError) and self._before and lane.kind == "video":
-                self.rendition = self._before.pop()
+            if lane.kind == "video" and self.renditions.refuse(error):
                 self._restart_video()
-                self._on_refusal(error)
                 return
-            if self.error is None:
-                self.error = error
-                self._stop_clock()
-                self._wake()
-                self._on_change()
+            self._fail(error)
             raise
         if lane.kind == "video":
-            self._before.clear()
+            self.renditions.arrived()
         if self._held:
             self._held = False
             self._wake()
 
+    def _fail(self, error: Exception) -> None:
+        if self.error is None:
+            self.error = error
+            self._clock.stop(self.position)
+            self._wake()
+            self._on_change()
+
     def _wait(self, lane: Lane) -> float | None:
         """Seconds until a lane's packet is due; None: until something changes."""
-        packet, now = lane.packet, _now()
+        packet = lane.packet
         assert packet is not None  # noqa: S101  # asked before
         if lane.preroll is not None:
             if packet.time + packet.duration <= lane.preroll + SLACK:
-                return lane.free_at - now
+                return lane.free_at - now()
             if self._pending and lane is not self._leader:
                 return None
             if self._arrive(lane, packet):
                 return 0.0
-        return self._wait_by_clock(lane, packet, now)
+        return self._wait_by_clock(lane, packet)
 
     def _arrive(self, lane: Lane, packet: EncodedPacket) -> bool:
         """The preroll is over: this is the packet that was sought. Whether it is a picture to be shown at once."""
@@ -263,31 +298,34 @@ class Playback:
             self._show_begins()
         return lane.kind == "video" and (packet.time <= position + SLACK or (first and self._paused))
 
-    def _wait_by_clock(self, lane: Lane, packet: EncodedPacket, now: float) -> float | None:
-        if self._since is None:
+    def _wait_by_clock(self, lane: Lane, packet: EncodedPacket) -> float | None:
+        if not self._clock.runs:
             return None
-        if self._runs_dry(lane, now):
-            self._held = True
+        if any(other.is_dry(self._clock) for other in self._lanes.values() if other is not lane):
+            self._held = True  # this one waits with it
             return None
-        shown = (
-            packet.time if packet.time > lane.end - LATE else lane.end
-        )  # times that go back count for nothing
-        late = now - self._due(shown)
-        if late > LATE:
-            self._since += late
+        # times that go back count for nothing
+        shown = packet.time if packet.time > lane.end - LATE else lane.end
+        late = now() - self._clock.due(shown)
+        if late > LATE and not lane.dropping:
+            if lane.kind == "video" and lane.prompt and "audio" in self._lanes:
+                lane.dropping = True  # the network is too slow for it
+                return 0.0
+            self._clock.set_back(late)
             return 0.0
         return -late
 
     def _timed(self, lane: Lane) -> TimedPacket:
-        packet, now = lane.take(), _now()
+        packet, at = lane.take(), now()
         preroll = lane.preroll is not None
-        due = now if preroll or self._since is None else min(self._due(packet.time), now)
+        due = at if preroll or not self._clock.runs else min(self._clock.due(packet.time), at)
         if preroll:
-            lane.free_at = now + len(packet.data) / RUSH_RATE
+            due = lane.rushed = lane.rushed or at  # all at once: a browser then shows few of them, or none
+            lane.free_at = at + len(packet.data) / RUSH_RATE
         if self._epoch is None:
             self._epoch = due
-        ticks = lane.stamp(due - self._epoch, packet.duration / self._rate)
-        return TimedPacket(packet, ticks, max(now - due, 0.0), preroll)
+        ticks = lane.stamp(due - self._epoch, packet.duration / self._clock.rate)
+        return TimedPacket(packet, ticks, max(at - due, 0.0), preroll)
 
     def _end_of(self, lane: Lane) -> None:
         """A lane has sent all that it had, and that has been shown."""
@@ -302,8 +340,8 @@ class Playback:
         if self.loop and end > SHORTEST_LOOP:
             self._go_to(0.0)
             return
-        self._stop_clock()
-        self._position, self._ended = end, True
+        self._clock.stop(end)
+        self._ended = True
         self._wake()
         self._on_change()
 
@@ -317,66 +355,45 @@ class Playback:
 
     def _show_begins(self) -> None:
         self._pending = False
-        if not self._paused:
-            self._start_clock()
+        self._go_on()
         self._wake()
         self._on_change()
 
-    def _start_clock(self) -> None:
-        if self._since is None and not (self._pending or self._paused or self._ended):
-            self._since = _now()
-
-    def _stop_clock(self) -> None:
-        self._position, self._since = self.position, None
-
-    def _due(self, time: float) -> float:
-        """The loop's time at which `time` of the source is shown, while the clock runs."""
-        assert self._since is not None  # noqa: S101  # it runs
-        return self._since + (time - self._position) / self._rate
-
-    def _runs_dry(self, lane: Lane, now: float) -> bool:
-        """Whether another lane has nothing to show: this one waits with it."""
-        return any(
-            other.waiting and not other.over and now - self._due(other.end) > DRY
-            for other in self._lanes.values()
-            if other is not lane
-        )
+    def _go_on(self) -> None:
+        if not (self._pending or self._paused or self._ended):
+            self._clock.start()
 
     def _go_to(self, position: float) -> None:
-        self._position, self._since, self._pending = position, None, True
+        self._clock.stop(position)
+        self._pending = True
+        self.renditions.give_up()
         for lane in self._lanes.values():
-            lane.restart(position, feed=self._fed)
+            self._restart(lane, position)
 
     def _restart_video(self) -> None:
         lane = self._lanes.get("video")
         if lane is not None and self.error is None and not self._closed:
-            self._refreshed = _now()
-            lane.restart(self.position, feed=self._fed)
+            self._refreshed = now()
+            self.restarts += 1
+            self.renditions.give_up()
+            self._restart(lane, self.position)
+
+    def _restart(self, lane: Lane, position: float) -> None:
+        if lane.kind == "video":
+            lane.ahead = self.renditions.ahead
+        lane.restart(position, feed=self._fed)
 
     def _wake(self) -> None:
         for lane in self._lanes.values():
             lane.wake()
 
     def _packets(self, kind: TrackKind, position: float) -> AsyncGenerator[EncodedPacket, None]:
-        return self.source.packets(kind, position, self.rendition if kind == "video" else None)
+        if kind == "audio":
+            return self.source.packets(kind, position)
+        return self.source.packets(kind, position, self.renditions.wanted, self.renditions.aim)
 
     def _check_alive(self) -> None:
         if self.error is not None:
             raise self.error
         if self._closed:
             raise BadRequestError("the playback is closed")
-
-    def _checked(self, position: float) -> float:
-        """A position within the content. Raises BadRequestError."""
-        if isinstance(position, bool) or not isinstance(position, (int, float)) or not position >= 0:
-            raise BadRequestError(
-                f"a position is a number of seconds of 0 or more, not {str(position)[:80]!r}"
-            )
-        if position == math.inf:
-            raise BadRequestError("a position is a finite number of seconds")
-        return float(position) if self.duration is None else min(float(position), self.duration)
-
-
-def _now() -> float:
-    """The event loop's time, in seconds."""
-    return asyncio.get_running_loop().time()

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ipfs_stream_nb.errors import BadRequestError
-from ipfs_stream_nb.media.encoded import EncodedInfo, Rendition
+from ipfs_stream_nb.media.encoded import EncodedInfo, EncodedTrack, Rendition
 
 AUTO: Final = "auto"
+SOURCE: Final = "source"
+"""The content as it is."""
+MIN_TOP_BITRATE, MAX_TOP_BITRATE = 150_000, 8_000_000
+"""bit/s that are encoded just in time at the least and at the most, for video with all its lines,"""
+BITS_PER_PIXEL: Final = 0.09
+"""and those of each pixel, where a file does not tell its bit rate."""
 LEVELS: Final = {
     "very_low": Rendition(240, 250_000),
     "low": Rendition(360, 500_000),
@@ -25,14 +31,6 @@ def checked_quality(quality: object) -> str:
     raise BadRequestError(f"quality is {', '.join(LEVELS)} or {AUTO}, not {str(quality)[:80]!r}")
 
 
-def rendition_of(quality: str, info: EncodedInfo) -> Rendition | None:
-    """What a level is for a source. None: the source as it is, which a level of as many lines or more is too."""
-    if quality == AUTO or info.video is None:
-        return None
-    level = LEVELS[quality]
-    return None if 0 < info.video.height <= (level.height or 0) else level
-
-
 def score(rtt: float | None, loss: float | None) -> int:
     """A connection's quality, 0 to 100: 60 points are lost at 10 % of packets lost, 40 at a round trip of 0.5 s."""
     lost = min((loss or 0.0) / 0.1, 1.0) * 60
@@ -45,3 +43,19 @@ def rendition_json(rendition: Rendition | None, info: EncodedInfo) -> dict[str, 
     if rendition is None:
         return {"height": (info.video.height or None) if info.video else None, "bitrate": None}
     return {"height": rendition.height, "bitrate": rendition.bitrate}
+
+
+def top_bitrate(track: EncodedTrack) -> float:
+    """bit/s of the video with all its lines: what the file has, or what suits the size where it does not tell."""
+    known = track.bitrate or BITS_PER_PIXEL * track.width * track.height * (track.frame_rate or 30.0)
+    return max(MIN_TOP_BITRATE, min(known, MAX_TOP_BITRATE))
+
+
+def live_rendition(height: int | None, track: EncodedTrack) -> Rendition:
+    """What video is encoded to just in time: the lines that are wanted, or all, with the most bits that those may take."""
+    level = next((one for one in LEVELS.values() if one.height == height), None)
+    if level is not None and level.height is not None and level.height < track.height:
+        return level
+    fitting = (one for one in LEVELS.values() if (one.height or 0) >= track.height)
+    usual = next(fitting, LEVELS["very_high"]).bitrate or 0
+    return Rendition(height, max(usual, round(top_bitrate(track))))

@@ -16,6 +16,10 @@ STATS_EVERY: Final = 1.0
 """Seconds between two messages."""
 MAX_BUFFERED: Final = 64 << 10
 """Bytes on their way, beyond which messages are left out: the next ones say more."""
+QUALITY_EVERY: Final = 0.1
+"""Seconds between two `quality` messages at the least, however often they are asked for."""
+MAX_MESSAGE: Final = 1024
+"""Bytes of a message from the viewer."""
 MAX_MARKS: Final = 64
 """Marks that wait for the channel; the oldest gives way."""
 
@@ -29,14 +33,19 @@ class Reporter:
         channel: RTCDataChannel,
         playback: Callable[[], dict[str, Any]],
         stats: Callable[[], Awaitable[dict[str, Any]]],
+        quality: Callable[[], dict[str, Any] | None],
     ) -> None:
-        """`playback` and `stats` give the messages."""
+        """`playback`, `stats` and `quality` give the messages; None: there is nothing to tell."""
         self._channel = channel
         self._playback = playback
         self._stats = stats
+        self._quality = quality
+        self._watched = 0.0
+        """Seconds between two `quality` messages; 0: nobody watches."""
         self._changed = asyncio.Event()
         self._marks: deque[dict[str, Any]] = deque(maxlen=MAX_MARKS)
         channel.on("open", self._send_marks)
+        channel.on("message", self._take)
 
     def changed(self) -> None:
         """Have the next `playback` sent at once."""
@@ -64,22 +73,44 @@ class Reporter:
             and channel.bufferedAmount < MAX_BUFFERED
         )
 
+    def _take(self, data: str | bytes) -> None:
+        """`{"type": "watch", "every": seconds}`: how often `quality` is to come; anything else is passed over."""
+        try:
+            message: Any = json.loads(data) if len(data) <= MAX_MESSAGE else None
+            every = float(message["every"]) if message["type"] == "watch" else -1.0
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return
+        if 0 <= every < float("inf"):
+            self._watched = max(every, QUALITY_EVERY) if every else 0.0
+            self._changed.set()
+
     async def run(self) -> None:
         """Until it is cancelled."""
         loop = asyncio.get_running_loop()
-        next_stats = loop.time()
+        next_stats = next_quality = loop.time()
         told: dict[str, Any] = {}
+        next_position = loop.time()
         while True:
             message = self._playback()
-            if message["state"] == "playing" or message != told:
+            due = message["state"] == "playing" and loop.time() >= next_position
+            if (
+                due
+                or message["state"] != told.get("state")
+                or (message["state"] != "playing" and message != told)
+            ):
+                next_position = loop.time() + POSITION_EVERY
                 self.send(message)
                 told = message
             if loop.time() >= next_stats:
                 next_stats += STATS_EVERY
                 self.send(await self._stats())
+            if self._watched and loop.time() >= next_quality:
+                next_quality = max(next_quality + self._watched, loop.time())
+                if (quality := self._quality()) is not None:
+                    self.send(quality)
             self._send_marks()
             self._changed.clear()
-            timer = loop.call_later(POSITION_EVERY, self._changed.set)
+            timer = loop.call_later(min(POSITION_EVERY, self._watched or POSITION_EVERY), self._changed.set)
             try:
                 await self._changed.wait()
             finally:

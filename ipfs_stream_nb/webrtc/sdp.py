@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from aiortc import RTCRtpSender, RTCSessionDescription
+from aiortc.rtcpeerconnection import DISCARD_PORT
 from aiortc.rtcrtpparameters import RTCRtpCodecCapability
 from aiortc.sdp import MediaDescription, SessionDescription
 
@@ -54,10 +56,16 @@ def read_description(
 
 
 def _screened(sdp: str, allow_loopback: bool, most: int) -> str:
-    """A description without the candidates that nothing may be sent to."""
-    kept, candidates = [], 0
+    """A description without the candidates that nothing may be sent to. Sections that are to share another one's transport or
+    be refused have the port 0, as refused ones do (RFC 9143, section 6), and get another, since all share one here."""
+    kept: list[str] = []
+    candidates = section = 0
     for line in sdp.splitlines():
-        if line.startswith("a=candidate:"):
+        if line.startswith("m="):
+            section = len(kept)
+        elif line.startswith("a=bundle-only") and kept:
+            kept[section] = re.sub(r"^(m=\S+) 0 ", rf"\1 {DISCARD_PORT} ", kept[section])
+        elif line.startswith("a=candidate:"):
             candidates += 1
             if candidates > most:
                 raise TooLargeError(f"the sdp has more than {most} candidates")

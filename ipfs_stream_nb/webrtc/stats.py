@@ -47,7 +47,9 @@ class RtcpWatch:
         self.bandwidth_estimate: int | None = None
         """bit/s, of the latest REMB message."""
         self.reports = 0
-        """Receiver reports that came."""
+        """Receiver reports that came,"""
+        self.rembs = 0
+        """and REMB messages."""
         self._on_picture_loss = on_picture_loss
         self._inner = sender._handle_rtcp_packet  # noqa: SLF001  # see above
         sender._handle_rtcp_packet = self._handle  # type: ignore[method-assign]  # noqa: SLF001
@@ -67,6 +69,7 @@ class RtcpWatch:
             self.bandwidth_estimate = unpack_remb_fci(packet.fci)[0]
         except ValueError:
             return
+        self.rembs += 1
 
 
 async def sender_stats(sender: RTCRtpSender) -> SenderStats:

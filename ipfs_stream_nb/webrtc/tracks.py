@@ -16,17 +16,20 @@ from av.packet import Packet
 
 from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError
-from ipfs_stream_nb.media.encoded import EncodedSource, TrackKind
+from ipfs_stream_nb.media.encoded import Aim, EncodedSource, EncodedTrack, TrackKind
 from ipfs_stream_nb.webrtc.buffer import StreamEndedError
 from ipfs_stream_nb.webrtc.lane import CLOCK_RATES, TimedPacket
 from ipfs_stream_nb.webrtc.marks import Marker
 from ipfs_stream_nb.webrtc.playback import Playback
+from ipfs_stream_nb.webrtc.quality import live_rendition
 from ipfs_stream_nb.webrtc.sources import Opener, open_alone
 
 KINDS: Final[tuple[TrackKind, ...]] = ("video", "audio")
 BITRATE_SECONDS: Final = 1.0
 """Over which the bitrate is measured."""
 MAX_FRAME_RATE: Final = 240.0
+AT_ONCE: Final = 0.5
+"""Of what is sent: a rendition of less than that takes the place of the one before before its time, which is lost anyway."""
 _TIME_BASES: Final = {kind: Fraction(1, rate) for kind, rate in CLOCK_RATES.items()}
 _log = logging.getLogger(__name__)
 
@@ -124,6 +127,33 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
         self._sent(len(timed.packet.data), timed.latency)
         return self._packet(timed)
 
+    @property
+    def facts(self) -> EncodedTrack | None:
+        """What the content's track is; None until it is open, and for a relayed track."""
+        return None if self.playback is None else getattr(self.playback.source.info, self.kind)
+
+    def set_encoding_parameters(
+        self, height: int | None = None, bitrate: int | None = None, frame_rate: float | None = None
+    ) -> None:
+        """Encode the video just in time: with `height` lines at most (None: all), at `bitrate` bit/s, with `frame_rate` frames a
+        second at most (None: all). Where the height stays, bit and frame rate follow at once, without a key frame. All None:
+        the content as it is. Raises BadRequestError where there is no video of ours that plays."""
+        facts, playback = self.facts, self.playback
+        if facts is None or playback is None or facts.kind != "video":
+            raise BadRequestError("there is no open video whose encoding could be set")
+        if height is None and bitrate is None and frame_rate is None:
+            playback.set_rendition(None)
+            return
+        rendition, aim = live_rendition(height, facts), playback.renditions.aim
+        bitrate = bitrate or rendition.bitrate or 0
+        if aim is not None and playback.renditions.wanted == rendition:
+            aim.bitrate, aim.frame_rate = bitrate, frame_rate
+        else:
+            if aim is not None:  # what goes on until then must not take more
+                aim.bitrate = min(aim.bitrate, bitrate)
+            at_once = bitrate < AT_ONCE * self.get_stats()["bitrate"]
+            playback.set_rendition(rendition, Aim(bitrate, frame_rate), at_once=at_once)
+
     def _packet(self, timed: TimedPacket) -> Packet[Any]:
         packet = Packet(timed.packet.data)
         packet.time_base = _TIME_BASES[track_kind(self.kind)]
@@ -170,11 +200,15 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
             self._forget_old(asyncio.get_running_loop().time())
         return {
             "frames_sent": self._frames_sent,
-            "frames_dropped": self._frames_dropped,
+            "frames_dropped": self._frames_dropped + self._left_out,
             "bytes_sent": self._bytes_sent,
             "bitrate": round(self._recent_bytes * 8 / BITRATE_SECONDS),
             "latency": self._latency,
         }
+
+    @property
+    def _left_out(self) -> int:
+        return self.playback.frames_dropped if self.playback is not None and self.kind == "video" else 0
 
     def stop(self) -> None:
         """End the track, and close what it has opened. Idempotent."""

@@ -431,6 +431,19 @@ async def test_lagging_is_told(feed):
 # -- a reader that is slow
 
 
+async def test_what_a_server_tells_without_end_is_bounded(feed, reader, monkeypatch):
+    """Messages about gaps wait for the reader as events do, however many come."""
+    monkeypatch.setattr(notifications_inbox, "MAX_WAITING", 10)
+    await reader.subscribe("all_events")
+    for number in range(100):
+        await feed.say({"type": "lagged", "from": number, "to": number})
+    await until(lambda: reader._link.inbox.full)
+    assert reader.lagged == 10
+    await feed.publish()
+    assert await take(reader, 1) == [1]
+    assert reader.lagged == 100
+
+
 async def test_a_slow_reader_is_waited_for(feed, reader, monkeypatch):
     """What waits is bounded; the rest stays with the server, and comes."""
     monkeypatch.setattr(notifications_inbox, "MAX_WAITING", 10)

@@ -10,6 +10,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtp import RtpPacket, is_rtcp
 
 import ipfs_stream_nb as ipfs
 from cutting_proxy import CuttingProxy
@@ -113,7 +115,7 @@ async def test_every_frame_in_order_with_its_time(site):
     for n, frame in got:
         assert (frame.shape, frame.dtype, frame.pc_id) == ((96, 160, 3), np.uint8, pc_id)
         assert frame.flags.c_contiguous
-        assert frame.time == pytest.approx(n / RATE, abs=0.03)
+        assert frame.time == pytest.approx(n / RATE, abs=0.005)
     assert client.state == "closed"
 
 
@@ -194,16 +196,27 @@ async def test_times_are_right_again_after_a_seek(site):
     async with site.client() as client:
         pc_id = await client.request_stream(site.clip)
         frames = client.frames(pc_id)
+        while (await client.get_stats(pc_id))["received"]["video"]["frames"] < 10:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # some wait to be read
         first = await anext(frames)
-        assert first.time == pytest.approx(number(first) / RATE, abs=0.03)
-        await client.seek(pc_id, 1.3)
+        assert first.time == pytest.approx(number(first) / RATE, abs=0.005)
+        playback = await client.seek(pc_id, 1.3)
+        assert (playback.position, playback.state) == (pytest.approx(1.3, abs=0.3), "playing")
         got = [(number(frame), frame.time) async for frame in frames]
-        reached = [n for n, _ in got].index(
-            round(1.3 * RATE)
-        )  # what was on its way before is timed by estimate
-        for n, at in got[reached:]:
-            assert at == pytest.approx(n / RATE, abs=0.005)
-        assert next(n for n, _ in got if n > RATE) == 1.3 * RATE
+    assert 0 <= got[0][0] - 1.3 * RATE < 10  # a busy machine misses some
+    for n, at in got:
+        assert at == pytest.approx(n / RATE, abs=0.005)
+
+
+async def test_on_a_machine_without_a_network(site, monkeypatch):
+    """Where there is no address but loopback's, media comes over that; at once it is known where playback is."""
+    monkeypatch.setattr("aioice.ice.get_host_addresses", lambda **_kwargs: [])
+    async with site.client() as client:
+        pc_id = await client.request_stream(site.clip, start=0.5)
+        playback = client.playback(pc_id)
+        assert (playback.state, playback.duration) == ("playing", pytest.approx(SECONDS, abs=0.1))
+        assert 0.5 <= playback.position < 1.5
+        assert number(await anext(client.frames(pc_id))) >= 0.5 * RATE
 
 
 async def test_sound(site):
@@ -454,8 +467,8 @@ async def test_exact_times_that_the_server_marks(script):
         first = await asyncio.wait_for(anext(frames), 10)
         assert first.time == pytest.approx(5.0 + number(first) / RATE, abs=0.002)
         sender = script.senders[pc_id]
-        await sender.say(type="timestamps", kind="video", pts=1.0, time=None)
-        await sender.say(type="timestamps", kind="video", pts=1.5, time=100.0)
+        await sender.mark(30, None)
+        await sender.mark(45, 100.0)
         await sender.say(type="playback", position=7.0, state="playing", duration=200.0)
         await sender.say(type="stats")
         sender.channel.send("no json")
@@ -469,6 +482,26 @@ async def test_exact_times_that_the_server_marks(script):
         assert got[max(got)] == pytest.approx(100.0 + max(got) / RATE - 1.5, abs=0.002)
         assert client.playback(pc_id).position == pytest.approx(7.0, abs=3.0)
         assert client.playback(pc_id).duration == 200.0
+
+
+async def test_times_are_right_though_the_first_packets_are_lost(script, monkeypatch):
+    """They go by the timestamps on the wire, not by what came first."""
+    send, lost = RTCDtlsTransport._send_rtp, set()
+
+    async def lossy(transport, data):
+        timestamp = None if is_rtcp(data) else RtpPacket.parse(data).timestamp
+        if timestamp is not None and (timestamp in lost or len(lost) < 5):
+            lost.add(timestamp)
+        else:
+            await send(transport, data)
+
+    monkeypatch.setattr(RTCDtlsTransport, "_send_rtp", lossy)
+    async with ipfs.WebRTCClient(script.url) as client:
+        pc_id = await client.request_stream("bafkqaaa")
+        await script.senders[pc_id].mark(0, 100.0)
+        frame = await asyncio.wait_for(anext(client.frames(pc_id)), 10)
+    assert number(frame) >= 5
+    assert frame.time == pytest.approx(100.0 + number(frame) / RATE, abs=0.002)
 
 
 async def test_another_offer_takes_the_place_of_one_that_found_no_way(script):

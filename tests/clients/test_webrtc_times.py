@@ -40,37 +40,58 @@ def test_any_message_about_playback_is_read_or_passed_over(position, state, dura
         assert told.duration is None or 0 <= told.duration < math.inf
 
 
+CLOCK = 90_000
+WRAP = 1 << 32
+
+
 @given(
+    origin=st.integers(0, WRAP - 1),
     start=st.floats(0, 1e4),
-    marks=st.lists(st.tuples(st.floats(0.1, 5.0), st.floats(0, 1e4)), min_size=1, max_size=8),
-    late=st.floats(0, 0.1),
+    marks=st.lists(st.tuples(st.integers(9_000, 450_000), st.floats(0, 1e4)), min_size=1, max_size=8),
+    late=st.integers(0, 9_000),
 )
-def test_a_timeline_follows_its_marks(start, marks, late):
-    """Between two marks, each frame counts from the one before it, also when it comes late."""
-    timeline = Timeline(start)
-    assert timeline.take(0.25, 0.0) == pytest.approx(start + 0.25)
-    pts, known = 0.0, []
+def test_a_timeline_follows_its_marks(origin, start, marks, late):
+    """Between two marks, each frame counts from the one before it, also when it comes late, and wherever timestamps wrap."""
+    timeline = Timeline(start, CLOCK)
+    assert timeline.take(origin, 0.0) == pytest.approx(start)
+    assert timeline.take((origin + 4_500) % WRAP, 0.0) == pytest.approx(start + 0.05)
+    ticks, known = origin, []
     for gap, at in marks:
-        pts += gap
-        timeline.mark({"pts": pts, "time": at})
-        known.append((pts, at))
-    for (begun, at), (end, _) in itertools.pairwise([*known, (pts + 1.0, None)]):
-        frame = min(begun + late, end - 1e-9)
-        assert timeline.time_of(frame) == pytest.approx(at + frame - begun)
+        ticks += gap
+        timeline.mark({"rtp_timestamp": ticks % WRAP, "time": at})
+        known.append((ticks, at))
+    assert timeline.marked == len(marks)
+    for (begun, at), (end, _) in itertools.pairwise([*known, (ticks + CLOCK, None)]):
+        frame = min(begun + late, end - 1)
+        assert timeline.time_of(frame % WRAP) == pytest.approx(at + (frame - begun) / CLOCK)
+
+
+@given(timestamp=json_values, at=json_values)
+def test_any_mark_is_read_or_passed_over(timestamp, at):
+    """It never raises, and the times stay sensible."""
+    timeline = Timeline(5.0, CLOCK)
+    timeline.take(0, 0.0)
+    timeline.mark({"rtp_timestamp": timestamp, "time": at})
+    time = timeline.take(3_000, 0.1)
+    assert time is None or 0 <= time < math.inf
 
 
 def test_a_timeline_without_marks_goes_by_the_position():
     """A pause and a seek are made good by the next position that is told; small differences are left alone."""
-    timeline = Timeline(0.0)
-    timeline.take(1.0, 11.0)
+
+    def stamp(seconds):
+        return (WRAP - CLOCK * 5 + round(seconds * CLOCK)) % WRAP
+
+    timeline = Timeline(1.0, CLOCK)
+    timeline.take(stamp(1.0), 11.0)
     timeline.hint(Playback(1.05, "playing", None), 11.0)
-    assert timeline.time_of(1.0) == pytest.approx(1.0)
+    assert timeline.time_of(stamp(1.0)) == pytest.approx(1.0)
     timeline.hint(Playback(1.0, "playing", None), 21.0)  # ten seconds paused
-    assert timeline.take(11.1, 21.1) == pytest.approx(1.1)
+    assert timeline.take(stamp(11.1), 21.1) == pytest.approx(1.1)
     timeline.hint(Playback(60.0, "playing", None), 21.1)
-    assert timeline.take(11.2, 21.2) == pytest.approx(60.1)
+    assert timeline.take(stamp(11.2), 21.2) == pytest.approx(60.1)
     timeline.hint(Playback(0.0, "paused", None), 21.2)
-    assert timeline.take(11.3, 21.3) == pytest.approx(60.2)
+    assert timeline.take(stamp(11.3), 21.3) == pytest.approx(60.2)
 
 
 def test_connecting_is_what_imports_aiortc():

@@ -76,7 +76,7 @@ class PacketSource:
         self.closed = 0
 
     async def packets(
-        self, kind: str, position: float = 0.0, rendition: Any = None
+        self, kind: str, position: float = 0.0, rendition: Any = None, aim: Any = None
     ) -> AsyncGenerator[EncodedPacket, None]:
         self.begun.append((kind, position, rendition))
         self.readers += 1

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 import pytest
-from aiortc import RTCIceServer, RTCPeerConnection
+from aioice import Candidate
+from aiortc import (
+    RTCConfiguration,
+    RTCIceCandidate,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, TooLargeError, UnsupportedMediaError
+from ipfs_stream_nb.webrtc.gathering import GOODBYE_SECONDS
 from ipfs_stream_nb.webrtc.ice import (
     bundle_policy_of,
+    candidate_json,
     has_turn,
     ice_servers_json,
     ice_servers_of,
     is_allowed,
+    mend,
     parse_candidate,
     transport_policy,
 )
 from ipfs_stream_nb.webrtc.sdp import check_codec, read_description
 from ipfs_stream_nb.webrtc.whep import link_headers, parse_fragment
+from turn_server import TurnServer
 
 GUIDE = [
     {"urls": ["stun:stun.example.com:19302"]},
     {"urls": "turn:turn.example.com:3478", "username": "user", "credential": 'pass"word'},
 ]
+
+
+REMOTE = "1 1 udp 2130706431 192.168.1.7 5000 typ host"
 
 
 def line(address: str, port: int = 5000, transport: str = "udp", kind: str = "host") -> str:
@@ -99,6 +114,18 @@ def test_addresses(address, allowed, with_loopback):
     candidate = parse_candidate(line(address))
     assert is_allowed(candidate, allow_loopback=False) is allowed
     assert is_allowed(candidate, allow_loopback=True) is with_loopback
+
+
+def test_on_a_machine_without_a_network(monkeypatch):
+    """Where there is no other address than loopback's, whoever names that is on this machine."""
+    monkeypatch.setattr("aioice.ice.get_host_addresses", lambda **_kwargs: [])
+    for address, allowed in (
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("169.254.169.254", False),
+        ("0.0.0.0", False),
+    ):
+        assert is_allowed(parse_candidate(line(address)), allow_loopback=False) is allowed
 
 
 def test_other_transports():
@@ -232,3 +259,98 @@ def test_fragments():
         parse_fragment("hello")
     with pytest.raises(TooLargeError):
         parse_fragment("a=x\n" * 300)
+
+
+async def test_a_relay_that_is_gone_does_not_hold_up_the_end(tmp_path):
+    """A connection whose relay answers no more is closed after a second, and nothing is left that waits."""
+    turn = await asyncio.to_thread(TurnServer, tmp_path, "127.0.0.1")
+    try:
+        before, loop = asyncio.all_tasks(), asyncio.get_running_loop()
+        pc = RTCPeerConnection(RTCConfiguration(ice_servers_of(turn.ice_servers)))
+        pc.addTransceiver("video")
+        mend(pc)
+        await pc.setLocalDescription()
+        assert " typ relay " in pc.localDescription.sdp
+        with turn.silenced():
+            began = loop.time()
+            await pc.close()
+            assert loop.time() - began < 1.5 * GOODBYE_SECONDS
+            assert asyncio.all_tasks() == before
+    finally:
+        turn.close()
+
+
+@pytest.fixture
+async def silent_stun():
+    """A STUN server that does not answer."""
+    protocol = asyncio.DatagramProtocol
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        protocol, local_addr=("127.0.0.1", 0)
+    )
+    yield f"stun:127.0.0.1:{transport.get_extra_info('sockname')[1]}"
+    transport.close()
+
+
+async def test_a_late_relay_is_told(tmp_path):
+    """With a listener a description waits for no relay, and says that there is more to come; then that is told, and the end."""
+    turn = await asyncio.to_thread(TurnServer, tmp_path, "127.0.0.1")
+    pc = RTCPeerConnection(RTCConfiguration(ice_servers_of(turn.ice_servers)))
+    try:
+        found: asyncio.Queue[RTCIceCandidate | None] = asyncio.Queue()
+        pc.on("icecandidate", found.put_nowait)
+        pc.addTransceiver("video")
+        mend(pc)
+        with turn.silenced():
+            await pc.setLocalDescription()
+            assert pc.iceGatheringState == "gathering"
+            assert " typ host" in pc.localDescription.sdp
+            assert "a=end-of-candidates" not in pc.localDescription.sdp
+            connection = pc.getTransceivers()[0].receiver.transport.transport._connection
+            await connection.add_remote_candidate(Candidate.from_sdp(REMOTE))
+        told = candidate_json(await found.get())
+        assert " typ relay " in told["candidate"]
+        assert parse_candidate(told["candidate"]).type == "relay"
+        assert (told["sdpMid"], told["sdpMLineIndex"]) == ("0", 0)
+        assert {pair.local_candidate.type for pair in connection._check_list} == {"host", "relay"}
+        assert await found.get() is None
+        await asyncio.sleep(0)
+        assert pc.iceGatheringState == "complete"
+    finally:
+        await pc.close()
+        turn.close()
+
+
+@pytest.mark.parametrize("has_address", [False, True])
+async def test_none_has_failed_that_may_find_more(monkeypatch, silent_stun, has_address):
+    """A connection to a peer without an address, or that answers at none, fails once its own servers have not answered either,
+    not before."""
+    monkeypatch.setattr("ipfs_stream_nb.webrtc.gathering.RELAY_SECONDS", 0.3)
+    near = RTCPeerConnection(RTCConfiguration([RTCIceServer(silent_stun)]))
+    far = RTCPeerConnection(RTCConfiguration([]))
+    failed, states = asyncio.Event(), []
+    near.on("icecandidate", lambda _candidate: None)
+
+    @near.on("iceconnectionstatechange")
+    def _changed() -> None:
+        states.append((near.iceConnectionState, near.iceGatheringState))
+        if near.iceConnectionState == "failed":
+            failed.set()
+
+    near.addTransceiver("video")
+    mend(near)
+    await near.setLocalDescription()
+    await far.setRemoteDescription(near.localDescription)
+    answer = await far.createAnswer()
+    monkeypatch.setattr("aioice.stun.RETRY_RTO", 0.02)  # of checks: the server is asked already
+    monkeypatch.setattr("aioice.stun.RETRY_MAX", 0)
+    await near.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
+    if has_address:
+        silent = parse_candidate(line("127.0.0.1", int(silent_stun.rpartition(":")[2])))
+        silent.sdpMid = "0"
+        await near.addIceCandidate(silent)
+    await near.addIceCandidate(None)
+    async with asyncio.timeout(5):
+        await failed.wait()
+    assert states == [("checking", "gathering"), ("failed", "complete")]
+    await near.close()
+    await far.close()

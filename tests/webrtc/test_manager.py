@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from aiortc import RTCConfiguration, RTCIceTransportPolicy, RTCPeerConnection, RTCRtpReceiver
 from aiortc.rtp import RTCP_PSFB_PLI, RtcpPsfbPacket, pack_remb_fci
 
+from ipfs_stream_nb.clients.webrtc_frames import rtp_timestamp
 from ipfs_stream_nb.errors import (
     BadRequestError,
     BusyError,
@@ -20,6 +22,7 @@ from ipfs_stream_nb.errors import (
     UnsupportedMediaError,
 )
 from ipfs_stream_nb.media.encoded import Rendition
+from ipfs_stream_nb.webrtc.gathering import GATHER_SECONDS
 from ipfs_stream_nb.webrtc.ice import mend
 from ipfs_stream_nb.webrtc.manager import WebRTCStreamingManager
 from ipfs_stream_nb.webrtc.slots import PeerLimits, PeerSlots
@@ -209,7 +212,7 @@ async def test_data_channel(sources):
 
 
 async def test_late_pictures_by_rtcp(sources):
-    """A viewer's PLI gets the pictures from the last keyframe on; its REMB is told as the bandwidth."""
+    """A viewer's PLI gets the pictures from the last keyframe on; its REMB limits the bandwidth."""
     async with managing(sources) as (manager, _), watching(manager) as (viewer, pc_id):
         await viewer.until(lambda: 20 in viewer.numbers())
         (video, *_) = viewer.pc.getReceivers()
@@ -217,14 +220,15 @@ async def test_late_pictures_by_rtcp(sources):
         sender = manager.peer_connections[pc_id].getSenders()[0]
         count = len(viewer.pictures)
         lost = RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=1, media_ssrc=sender._ssrc)
-        estimate = RtcpPsfbPacket(fmt=15, ssrc=1, media_ssrc=0, fci=pack_remb_fci(1_234_000, [sender._ssrc]))
+        estimate = RtcpPsfbPacket(fmt=15, ssrc=1, media_ssrc=0, fci=pack_remb_fci(600_000, [sender._ssrc]))
         await video._send_rtcp(lost)
         await video._send_rtcp(estimate)
         await viewer.until(lambda: 0 in viewer.numbers()[count:])
         await viewer.until(lambda: 40 in viewer.numbers()[count:])
         assert viewer.numbers()[count:].count(0) == 1
-        stats = (await manager.get_stats(pc_id))[pc_id]
-        assert stats["bandwidth_estimate"] == pytest.approx(1_234_000, rel=0.01)
+        async with asyncio.timeout(5):
+            while (await manager.get_stats(pc_id))[pc_id]["bandwidth_estimate"] > 610_000:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)  # reports are looked at once a second
 
 
 async def test_quality(sources, events):
@@ -232,12 +236,12 @@ async def test_quality(sources, events):
     async with managing(sources, emit=events) as (manager, _), watching(manager) as (_viewer, pc_id):
         assert manager.set_quality(pc_id, "very_high") == "very_high"  # the clip has 180 lines
         assert manager.set_quality(pc_id, "very_high") == "very_high"
-        assert manager.tracks[pc_id][0].playback.rendition is None
+        assert manager.tracks[pc_id][0].playback.renditions.wanted is None
         info = sources.opened[0].info
         object.__setattr__(info.video, "height", 720)
         try:
             manager.set_quality(pc_id, "medium")
-            assert manager.tracks[pc_id][0].playback.rendition == Rendition(480, 1_000_000)
+            assert manager.tracks[pc_id][0].playback.renditions.wanted == Rendition(480, 1_000_000)
             stats = (await manager.get_stats(pc_id))[pc_id]
             assert (stats["transport"], stats["target_bitrate"]) == ("transcode", 1_000_000)
             manager.set_quality(pc_id, "auto")
@@ -388,7 +392,7 @@ async def test_trickle(sources):
         peer = manager.peer(pc_id)
         for address in ("224.0.0.1", "0.0.0.0", "example.com"):
             await manager.handle_candidate(pc_id, f"candidate:1 1 udp 1 {address} 9 typ host", "0", 0)
-        assert peer.candidates_added == 1
+        assert peer.candidates.added == 1
         for wrong in (("candidate:1 1", "0", 0), (candidates[0], "7", 0), (candidates[0], None, 99)):
             with pytest.raises(BadRequestError):
                 await manager.handle_candidate(pc_id, *wrong)
@@ -456,7 +460,7 @@ def without_candidates(sdp: str) -> str:
 @pytest.mark.parametrize("relay", [True, False])
 async def test_relay_only_retry(sources, monkeypatch, relay):
     """Where no direct way is found and there is a relay, the same is offered once more over that alone; without one, not."""
-    monkeypatch.setattr("ipfs_stream_nb.webrtc.peers.RELAY_SECONDS", 0.3)
+    monkeypatch.setattr("ipfs_stream_nb.webrtc.gathering.RELAY_SECONDS", 0.3)
     limits = PeerLimits(connect_seconds=0.2, allow_loopback=True)
     turn = [{"urls": "turn:127.0.0.1:9?transport=udp", "username": "a", "credential": "b"}]
     viewer = Viewer()
@@ -478,7 +482,7 @@ async def test_relay_only_retry(sources, monkeypatch, relay):
 
 
 async def test_dead_servers_do_not_hold_up(sources):
-    """Without configured servers none is asked; a dead STUN server holds an offer up for less than a second."""
+    """Without configured servers none is asked; a dead STUN server does not hold an offer up."""
     loop = asyncio.get_running_loop()
     async with managing(sources) as (manager, _):
         peer = manager.peer((await manager.create_offer("webm"))["pc_id"])
@@ -487,7 +491,7 @@ async def test_dead_servers_do_not_hold_up(sources):
     async with managing(sources, ice_servers=[{"urls": "stun:192.0.2.1:3478"}]) as (manager, _):
         began = loop.time()
         await manager.create_offer("webm")
-        assert loop.time() - began < 1.0
+        assert loop.time() - began < GATHER_SECONDS
 
 
 async def test_viewer_leaves(sources):
@@ -576,12 +580,15 @@ def open_sockets() -> int:
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.3])
 @pytest.mark.parametrize("how", ["closed", "cancelled"])
 async def test_ended_while_gathering(sources, how, seconds):
-    """A peer that is closed, or whose request is cancelled, while a STUN server keeps it waiting leaves no socket open."""
-    before = open_sockets()
-    async with managing(sources, ice_servers=[{"urls": "stun:192.0.2.1:3478"}]) as (manager, _):
+    """A peer that is closed, or whose request is cancelled, while a dead relay keeps its offer waiting leaves no socket open,
+    and the end does not wait for the relay."""
+    before, loop = open_sockets(), asyncio.get_running_loop()
+    relay = {"urls": "turn:192.0.2.1:3478", "username": "a", "credential": "b"}
+    async with managing(sources, ice_servers=[relay], ice_transport_policy="relay") as (manager, _):
         making = asyncio.ensure_future(manager.create_offer("webm"))
         await wait_until(lambda: open_sockets() > before)
         await asyncio.sleep(seconds)
+        began = loop.time()
         if how == "closed":
             await manager.close_all_connections()
             assert open_sockets() == before
@@ -589,6 +596,7 @@ async def test_ended_while_gathering(sources, how, seconds):
             making.cancel()
         with pytest.raises(BadRequestError if how == "closed" else asyncio.CancelledError):
             await making
+        assert loop.time() - began < GATHER_SECONDS
     assert open_sockets() == before
 
 
@@ -641,14 +649,18 @@ async def test_timestamps_tell_what_every_picture_shows(sources):
             frame = round(place * 30)
             await viewer.until(lambda n=frame: n in viewer.numbers()[-10:] and viewer.numbers()[-1] >= n + 5)
         marks = [one for one in viewer.messages if one["type"] == "timestamps"]
-        pictures = list(viewer.pictures)
+        (receiver,) = viewer.pc.getReceivers()
+        pictures = [
+            (number, rtp_timestamp(receiver, SimpleNamespace(pts=pts))) for _, number, pts in viewer.pictures
+        ]
     assert {one["kind"] for one in marks} == {"video"}
     assert len(marks) < 12
     shown = []
-    for _, number, pts in pictures:
-        mark = [one for one in marks if one["pts"] <= pts / 90_000][-1]
+    for number, timestamp in pictures:
+        since = [(timestamp - one["rtp_timestamp"] + (1 << 31)) % (1 << 32) - (1 << 31) for one in marks]
+        mark, ticks = [(one, ticks) for one, ticks in zip(marks, since, strict=True) if ticks >= 0][-1]
         if mark["time"] is not None:
             shown.append(number)
-            assert mark["time"] + pts / 90_000 - mark["pts"] == pytest.approx(number / 30, abs=0.004)
+            assert mark["time"] + ticks / 90_000 == pytest.approx(number / 30, abs=0.004)
     jumps = [after for before, after in pairwise(shown) if abs(after - before) > 5]
     assert (shown[0], jumps) == (9, [75, 33])

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from ipfs_stream_nb.errors import BadRequestError, BusyError, CorruptContentError
-from ipfs_stream_nb.media.encoded import EncodedPacket, Rendition
+from ipfs_stream_nb.media.encoded import Aim, EncodedPacket, Rendition
 from ipfs_stream_nb.webrtc.buffer import StreamEndedError
 from ipfs_stream_nb.webrtc.lane import CLOCK_RATES, Lane
 from ipfs_stream_nb.webrtc.playback import Playback
@@ -274,7 +274,7 @@ async def test_sound_waits_for_pictures():
     late = asyncio.Event()
     inner = source.packets
 
-    async def packets(kind, position=0.0, rendition=None):
+    async def packets(kind, position=0.0, rendition=None, aim=None):
         async for packet in inner(kind, position, rendition):
             if kind == "video" and packet.time > 0.3:
                 await late.wait()
@@ -304,18 +304,91 @@ async def test_failure():
 
 
 async def test_rendition():
-    """Another rendition begins with its last keyframe, at the place where playback is."""
-    source = PacketSource(clip())
+    """Another rendition takes over at one of its key frames; no picture is missing, and none comes twice."""
+    source = PacketSource(clip(gop=20))
     small = Rendition(90, 100_000)
     async with playing(source) as heard:
         await heard.until(lambda: len(heard.got["video"]) > 12)
         heard.playback.set_rendition(small)
         heard.playback.set_rendition(small)
-        await heard.until(lambda: len(heard.got["video"]) > 40)
+        await heard.until(lambda: len(heard.got["video"]) > 50)
         videos = [one for one in source.begun if one[0] == "video"]
         assert [one[2] for one in videos] == [None, small]
-        assert videos[1][1] == pytest.approx(0.4, abs=0.2)
+        assert videos[1][1] == pytest.approx(0.65, abs=0.2)
         assert [one[2] for one in source.begun if one[0] == "audio"] == [None]
+        times = heard.times("video")
+        assert [round(30 * time) for time in times] == list(range(len(times)))
+        assert all(later > one for one, later in pairwise(heard.ticks("video")))
+        assert source.readers == 2
+
+
+async def test_rendition_that_is_late():
+    """What comes later than it was to take over is caught up with; until then the one before plays."""
+    source = PacketSource(clip(gop=10))
+    inner, gate = source.packets, asyncio.Event()
+
+    async def packets(kind, position=0.0, rendition=None, aim=None):
+        if rendition is not None:
+            await gate.wait()
+        async for packet in inner(kind, position, rendition):
+            yield packet
+
+    source.packets = packets
+    async with playing(source) as heard:
+        await heard.until(lambda: len(heard.got["video"]) > 3)
+        heard.playback.set_rendition(Rendition(90, 100_000))
+        await heard.until(lambda: heard.times("video")[-1] > 1.2)
+        gate.set()
+        count = len(heard.got["video"])
+        await heard.until(lambda: heard.times("video")[-1] > 1.8)
+        late = [timed for _, timed in heard.got["video"][count:] if timed.preroll]
+        assert late
+        assert all(timed.packet.time < 1.3 for timed in late)
+        assert all(timed.packet.time > 1.1 for _, timed in heard.got["video"][count:] if not timed.preroll)
+        assert heard.playback.frames_dropped == 0
+
+
+async def test_seek_gives_up_the_other_rendition_on_its_way():
+    """A seek in the middle of a change begins at once with what is wanted."""
+    source = PacketSource(clip(gop=90))
+    async with playing(source) as heard:
+        await heard.until(lambda: len(heard.got["video"]) > 3)
+        heard.playback.set_rendition(Rendition(90, 100_000))
+        heard.playback.seek(2.0)
+        await heard.until(lambda: heard.times("video")[-1] > 2.1)
+        assert Rendition(90, 100_000) in {source.begun[-1][2], source.begun[-2][2]}
+        assert source.readers <= 2
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_pictures_that_nobody_takes_are_left_out(live):
+    """Where the network takes pictures too slowly and sound is on time, they go on with a key frame that is on time."""
+    source = PacketSource(clip(gop=15))
+    playback = Playback(source, ("video", "audio"))
+    if live:
+        playback.set_rendition(Rendition(90, 100_000), Aim(100_000))
+    sound = asyncio.ensure_future(take_until(playback, "audio", 1.0))
+    for _ in range(5):
+        await playback.next("video")
+    begun = len(source.begun)
+    await sound  # no picture was taken meanwhile
+    rest = asyncio.ensure_future(take_until(playback, "audio", 2.0))
+    timed = await playback.next("video")
+    while timed.preroll:
+        timed = await playback.next("video")
+    assert timed.packet.time > 0.95
+    assert timed.latency < 0.25
+    assert live or timed.packet.keyframe
+    assert playback.frames_dropped > 1
+    assert (len(source.begun) > begun) == live
+    await rest
+    await playback.close()
+
+
+async def take_until(playback, kind, time):
+    """Take packets of a kind up to a time, each when it is due."""
+    while (await playback.next(kind)).packet.time < time:
+        pass
 
 
 async def test_rate():
@@ -406,7 +479,7 @@ async def test_refused_rendition():
     source = PacketSource(clip())
     inner, refusals = source.packets, []
 
-    async def packets(kind, position=0.0, rendition=None):
+    async def packets(kind, position=0.0, rendition=None, aim=None):
         if rendition is not None:
             raise BusyError("4 renditions are being played, the limit")
         async for packet in inner(kind, position, rendition):
@@ -418,6 +491,6 @@ async def test_refused_rendition():
         heard.playback.set_rendition(Rendition(90, 100_000))
         count = len(heard.got["video"])
         await heard.until(lambda: len(heard.got["video"]) > count + 10)
-        assert heard.playback.rendition is None
+        assert heard.playback.renditions.wanted is None
         assert heard.playback.state == "playing"
         assert len(refusals) == 1

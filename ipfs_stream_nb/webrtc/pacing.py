@@ -1,0 +1,364 @@
+"""What one transport sends, and when: audio first, retransmissions on a budget, video, and padding that probes the path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtp import is_rtcp
+
+from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult, ProbeCluster
+from ipfs_stream_nb.webrtc.rtp_bytes import (
+    NUMBER_BYTES,
+    as_retransmission,
+    original_sequence,
+    restamped,
+    sequence_of,
+    ssrc_of,
+    with_sequence,
+    with_transport_number,
+)
+from ipfs_stream_nb.webrtc.send_queue import (
+    WIRE_BYTES,
+    Lane,
+    RateMeter,
+    RetransmissionBudget,
+)
+from ipfs_stream_nb.webrtc.transport_cc import Negotiation, SendHistory, Stream
+from ipfs_stream_nb.webrtc.transport_feedback import TransportFeedback, split_rtcp
+
+PACING_FACTOR: Final = 1.5
+"""Of the rate that is set: pictures differ in size, and each shall be gone before the next one."""
+RUSH_FACTOR: Final = 2.5
+"""The same while more than RUSH_SECONDS wait, which is what a keyframe makes."""
+RUSH_SECONDS: Final = 0.1
+MAX_QUEUE_SECONDS: Final = 0.2
+"""What may wait of a kind; who sends more of it waits himself."""
+MIN_QUEUE_BYTES: Final = 4500
+BURST_SECONDS: Final = 0.01
+"""Packets of so long go out at once: to wake up for each costs more than to send it."""
+RTX_MAX_SECONDS: Final = 0.5
+"""Retransmissions that waited longer come too late."""
+MAX_PROBES: Final = 4
+MAX_PROBE_SECONDS: Final = 1.0
+MIN_PROBE_PACKETS: Final = 5
+_LONGEST_SLEEP: Final = 0.05
+_RECENT: Final = 64
+"""Packets of video that are kept as padding: aiortc's receivers take one that is 100 behind for a new beginning."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TransportStats:
+    """Counters of one transport, of packets where nothing else is said."""
+
+    retransmitted: int = 0
+    retransmissions_dropped: int = 0
+    """Over the budget, asked for twice within a round trip, or too late."""
+    probes: int = 0
+    """Clusters that were sent."""
+    padding_bytes: int = 0
+    feedback: int = 0
+    feedback_invalid: int = 0
+    feedback_at: float | None = None
+    """When the latest came, in seconds of the monotonic clock."""
+
+
+class TransportController:
+    """The RTP packets that leave by an RTCDtlsTransport: numbered for feedback, and paced once a rate is set.
+
+    `on_feedback` is called with what each feedback packet says that is new. RTCP, and what belongs to no stream of the
+    negotiation, passes by at once.
+    """
+
+    def __init__(
+        self,
+        dtls: RTCDtlsTransport,
+        negotiation: Negotiation,
+        on_feedback: Callable[[list[PacketResult]], None],
+    ) -> None:
+        self.stats = TransportStats()
+        self.history = SendHistory()
+        self._negotiation = negotiation
+        self._on_feedback = on_feedback
+        self.repeats = 1
+        """How often a packet that was asked for is sent: on a path that loses much, so that one more loss costs no round trip."""
+        self._rate: float | None = None
+        self._factor, self._rush = PACING_FACTOR, RUSH_FACTOR
+        self._limit = float("inf")
+        """Bytes of a kind that may wait."""
+        self._free_at = 0.0
+        """When the bytes that were sent would have been sent at the pace."""
+        self._audio, self._retransmissions, self._video = self._lanes = Lane(), Lane(), Lane()
+        self._meter = RateMeter()
+        self._budget = RetransmissionBudget()
+        self._round_trip = float("inf")
+        self._newest: dict[int, int] = {}
+        """The highest sequence number, by SSRC, of streams that are retransmitted as they are."""
+        self._rtx_next: dict[int, int] = {}
+        self._recent: deque[tuple[bytes, Stream]] = deque(maxlen=_RECENT)
+        self._probes: deque[ProbeCluster] = deque()
+        self._drain: asyncio.Task[None] | None = None
+        self._closed = False
+        self._inner_send = dtls._send_rtp  # noqa: SLF001  # no other place sees all packets
+        self._inner_rtcp = dtls._handle_rtcp_data  # noqa: SLF001
+        dtls._send_rtp = self._send  # type: ignore[method-assign]  # noqa: SLF001
+        dtls._handle_rtcp_data = self._handle_rtcp  # type: ignore[method-assign]  # noqa: SLF001
+
+    # -- settings
+
+    def set_rate(
+        self, bitrate: float | None, *, factor: float = PACING_FACTOR, rush: float = RUSH_FACTOR
+    ) -> None:
+        """Pace at bit/s times `factor`, and times `rush` while much waits; None: send all at once. Raises ValueError unless it
+        is above 0."""
+        if bitrate is not None and not 0 < bitrate < float("inf"):
+            raise ValueError(f"a rate is a number of bit/s above 0, not {bitrate}")
+        now = time.monotonic()
+        if self._rate is None or bitrate is None:
+            self._free_at = now
+            self._budget.fill(bitrate or 0.0, now)
+        else:
+            self._free_at = now + (self._free_at - now) * self._rate / bitrate
+        self._rate, self._factor, self._rush = bitrate, factor, rush
+        self._limit = (
+            float("inf")
+            if bitrate is None
+            else max(MIN_QUEUE_BYTES, bitrate * factor * MAX_QUEUE_SECONDS / 8)
+        )
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether there is anything to probe with: a video that was sent, and whose retransmissions the other side takes."""
+        return bool(self._recent) and not self._closed and len(self._probes) < MAX_PROBES
+
+    def probe(self, cluster: ProbeCluster) -> bool:
+        """Send at a cluster's rate for its time, padding where there is nothing else. False: it cannot be done now. Raises
+        ValueError for a cluster without a rate or of more than MAX_PROBE_SECONDS."""
+        if cluster.bitrate <= 0 or not 0 < cluster.seconds <= MAX_PROBE_SECONDS:
+            raise ValueError(f"a probe has a rate and at most {MAX_PROBE_SECONDS:g} s, not {cluster}")
+        if not self.can_probe:
+            return False
+        self._probes.append(cluster)
+        self._start()
+        return True
+
+    def drop_video(self) -> None:
+        """Forget the video that waits: it goes on with a key frame."""
+        self._video.clear()
+        self._retransmissions.clear()
+
+    # -- what it says
+
+    @property
+    def negotiated(self) -> bool:
+        """Whether feedback is to be expected."""
+        return self._negotiation.negotiated
+
+    @property
+    def queue_bytes(self) -> int:
+        """What waits, of all kinds."""
+        return self._audio.bytes + self._retransmissions.bytes + self._video.bytes
+
+    @property
+    def queue_seconds(self) -> float:
+        """How long that takes at the pace."""
+        return 0.0 if self._rate is None else self.queue_bytes * 8 / self._pace()
+
+    @property
+    def sent_bitrate(self) -> float:
+        """bit/s on the wire over the last second."""
+        return self._meter.rate(time.monotonic(), 10)
+
+    @property
+    def sent_bitrate_now(self) -> float:
+        """bit/s on the wire over the last tenth of a second."""
+        return self._meter.rate(time.monotonic(), 1)
+
+    async def close(self) -> None:
+        """Drop what waits; from now on packets pass by."""
+        self._closed = True
+        self._clear()
+        if (drain := self._drain) is not None:
+            drain.cancel()
+            await asyncio.gather(drain, return_exceptions=True)
+
+    # -- sending
+
+    async def _send(self, data: bytes) -> None:
+        stream = None if is_rtcp(data) else self._negotiation.streams.get(ssrc_of(data))
+        if stream is None or self._closed:
+            await self._inner_send(data)
+            return
+        now = time.monotonic()
+        lane = self._lane_of(data, stream)
+        if lane is self._retransmissions and not self._may_repeat(data, stream, now):
+            self.stats.retransmissions_dropped += 1
+            return
+        if lane is self._retransmissions:
+            for _ in range(self.repeats - 1):
+                lane.put(data, stream, now)
+        if self._drain is None and (self._rate is None or self._free_at <= now + BURST_SECONDS):
+            await self._transmit(data, stream, now, None)
+            if lane.packets:
+                self._start()
+            return
+        lane.put(data, stream, now)
+        self._start()
+        # who answers a NACK must not wait: it is the task that receives
+        while lane is not self._retransmissions and lane.bytes > self._limit and not self._closed:
+            lane.room.clear()
+            await lane.room.wait()
+
+    def _lane_of(self, data: bytes, stream: Stream) -> Lane:
+        if stream.kind == "retransmission":
+            return self._retransmissions
+        if stream.rtx_ssrc is None:
+            ssrc, number = ssrc_of(data), sequence_of(data)
+            newest = self._newest.get(ssrc)
+            if newest is not None and (newest - number & 0xFFFF) < 0x8000:
+                return self._retransmissions
+            self._newest[ssrc] = number
+        else:
+            self._recent.append((data, stream))
+        return self._audio if stream.kind == "audio" else self._video
+
+    def _may_repeat(self, data: bytes, stream: Stream, now: float) -> bool:
+        if self._rate is None:
+            return True
+        ssrc = ssrc_of(data)
+        key = ssrc, original_sequence(data) if stream.kind == "retransmission" else sequence_of(data)
+        return self._budget.allows(key, len(data) + WIRE_BYTES, self._rate, now)
+
+    async def _transmit(self, data: bytes, stream: Stream, now: float, probe: int | None) -> int:
+        """Give a packet to the socket; its bytes on the wire."""
+        if stream.kind == "retransmission":
+            # padding is of the same stream, so that aiortc's own numbers would be used twice
+            ssrc = ssrc_of(data)
+            number = self._rtx_next.get(ssrc, sequence_of(data))
+            self._rtx_next[ssrc] = number + 1 & 0xFFFF
+            data = with_sequence(data, number)
+            self.stats.retransmitted += probe is None
+        size = len(data) + WIRE_BYTES
+        if stream.extension_id is not None:
+            size += NUMBER_BYTES
+            data = with_transport_number(data, stream.extension_id, self.history.add(now, size, probe))
+        if self._rate is not None:
+            self._free_at = max(self._free_at, now - BURST_SECONDS) + size * 8 / self._pace()
+        self._meter.add(now, size)
+        await self._inner_send(data)
+        return size
+
+    def _pace(self) -> float:
+        assert self._rate is not None  # noqa: S101  # for the type alone
+        pace = self._rate * self._factor
+        return self._rate * self._rush if self.queue_bytes * 8 > pace * RUSH_SECONDS else pace
+
+    def _start(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._empty(), name="pacer")
+
+    async def _empty(self) -> None:
+        """Send all that waits, each packet when its time has come."""
+        try:
+            while self._probes or self.queue_bytes:
+                if self._probes:
+                    await self._send_probe(self._probes[0])
+                    self._probes.popleft()
+                    continue
+                now = time.monotonic()
+                if self._rate is not None and self._free_at > now:
+                    await asyncio.sleep(min(self._free_at - now, _LONGEST_SLEEP))
+                    continue
+                while self._rate is None or self._free_at <= now + BURST_SECONDS:
+                    taken = self._take(now)
+                    if taken is None:
+                        break
+                    await self._transmit(*taken, now, None)
+        except ConnectionError:  # the transport is closed; whoever sends next hears it
+            self._clear()
+        except Exception:  # noqa: BLE001  # as aiortc's own task would say of what it sends
+            _log.exception("packets could not be sent")
+            self._clear()
+        finally:
+            self._drain = None
+
+    def _take(self, now: float) -> tuple[bytes, Stream] | None:
+        while True:
+            lane = next((one for one in self._lanes if one.packets), None)
+            if lane is None:
+                return None
+            data, stream, since = lane.take(self._limit)
+            if lane is self._retransmissions and now - since > RTX_MAX_SECONDS:
+                self.stats.retransmissions_dropped += 1
+                continue
+            if stream.abs_send_time_id is not None:
+                data = restamped(data, stream.abs_send_time_id)
+            return data, stream
+
+    async def _send_probe(self, cluster: ProbeCluster) -> None:
+        began, sent, packets = time.monotonic(), 0, 0
+        while packets < MIN_PROBE_PACKETS or sent * 8 < cluster.bitrate * cluster.seconds:
+            now = time.monotonic()
+            early = sent * 8 / cluster.bitrate - (now - began)
+            if early > 0:
+                await asyncio.sleep(early)
+                continue
+            taken = self._take(now) or self._padding()
+            sent += await self._transmit(*taken, now, cluster.number)
+            packets += 1
+        self._free_at = time.monotonic()  # what the probe took is none of the media's pace
+        self.stats.probes += 1
+
+    def _padding(self) -> tuple[bytes, Stream]:
+        """The largest of the latest packets of video, once more: a receiver passes it over."""
+        data, stream = max(self._recent, key=lambda one: len(one[0]))
+        assert stream.rtx_ssrc is not None  # noqa: S101  # it would not be among them
+        assert stream.rtx_payload_type is not None  # noqa: S101
+        self.stats.padding_bytes += len(data)
+        again = as_retransmission(data, stream.rtx_payload_type, stream.rtx_ssrc)
+        return again, self._negotiation.streams[stream.rtx_ssrc]
+
+    def _clear(self) -> None:
+        self._probes.clear()
+        for lane in self._lanes:
+            lane.clear()
+
+    # -- feedback
+
+    async def _handle_rtcp(self, data: bytes) -> None:
+        try:
+            bodies, rest = split_rtcp(data)
+        except ValueError:
+            bodies, rest = [], data  # aiortc drops it
+        for body in bodies:
+            self._take_feedback(body)
+        if rest:
+            await self._inner_rtcp(rest)
+
+    def _take_feedback(self, body: bytes) -> None:
+        try:
+            feedback = TransportFeedback.parse(body)
+        except ValueError as error:
+            self.stats.feedback_invalid += 1
+            _log.debug("transport feedback was dropped: %s", error)
+            return
+        now = time.monotonic()
+        self.stats.feedback += 1
+        self.stats.feedback_at = now
+        results = self.history.results(feedback)
+        newest = max((one.sent_at for one in results if one.received_at is not None), default=None)
+        if newest is not None:
+            self._round_trip = min(now - newest, self._round_trip * 1.05)  # it can grow, but slowly
+            self._budget.round_trip = self._round_trip
+        if results and not self._closed:
+            try:
+                self._on_feedback(results)
+            except Exception:  # noqa: BLE001  # in aiortc's hands it would end the connection
+                _log.exception("transport feedback was of no use")

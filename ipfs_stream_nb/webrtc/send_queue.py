@@ -1,0 +1,105 @@
+"""What a pacer is made of: packets that wait, a budget of retransmissions, and a meter of what went out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from ipfs_stream_nb.webrtc.transport_cc import Stream
+
+WIRE_BYTES: Final = 44
+"""Around an RTP packet: IPv4 and UDP headers, and the tag of AES-GCM."""
+RTX_SHARE: Final = 0.25
+"""Of the rate, for retransmissions."""
+RTX_DEPTH_SECONDS: Final = 0.5
+"""Over which unused budget is kept."""
+RTX_MIN_INTERVAL: Final = 0.02
+RTX_MAX_INTERVAL: Final = 0.5
+"""Bounds of the time before a packet is sent once more,"""
+RTX_PATIENCE: Final = 0.5
+"""which is so much of a round trip, as that is measured with the time that feedback takes to be made."""
+MAX_REPEATS: Final = 1024
+"""Retransmitted packets that are remembered."""
+
+
+class RateMeter:
+    """Bytes in steps of 0.1 s, over the last second."""
+
+    def __init__(self) -> None:
+        self._steps: deque[list[int]] = deque(maxlen=11)
+
+    def add(self, now: float, size: int) -> None:
+        """Count bytes."""
+        step = int(now * 10)
+        if self._steps and self._steps[-1][0] == step:
+            self._steps[-1][1] += size
+        else:
+            self._steps.append([step, size])
+
+    def rate(self, now: float, steps: int) -> float:
+        """bit/s over the last full steps."""
+        end = int(now * 10)
+        return sum(size for step, size in self._steps if end - steps <= step < end) * 80 / steps
+
+
+class Lane:
+    """Packets of a kind that wait, and who waits to put more there."""
+
+    def __init__(self) -> None:
+        self.packets: deque[tuple[bytes, Stream, float]] = deque()
+        self.bytes = 0
+        self.room = asyncio.Event()
+
+    def put(self, data: bytes, stream: Stream, now: float) -> None:
+        """One more packet."""
+        self.packets.append((data, stream, now))
+        self.bytes += len(data) + WIRE_BYTES
+
+    def take(self, limit: float) -> tuple[bytes, Stream, float]:
+        """The first packet, with the time when it came. Up to `limit` bytes there is room for more."""
+        item = self.packets.popleft()
+        self.bytes -= len(item[0]) + WIRE_BYTES
+        if self.bytes <= limit:
+            self.room.set()
+        return item
+
+    def clear(self) -> None:
+        """Drop all."""
+        self.packets.clear()
+        self.bytes = 0
+        self.room.set()
+
+
+class RetransmissionBudget:
+    """Whether a packet is sent once more: within a share of the rate, and once in a round trip."""
+
+    def __init__(self) -> None:
+        self.round_trip = RTX_MIN_INTERVAL
+        """Seconds; the time before the same packet is sent again."""
+        self._bytes = 0.0
+        self._at = 0.0
+        self._repeats: dict[tuple[int, int], float] = {}
+        """When packets were sent once more, by SSRC and sequence number."""
+
+    def fill(self, rate: float, now: float) -> None:
+        """Begin anew, with all that can be kept."""
+        self._bytes, self._at = RTX_SHARE * RTX_DEPTH_SECONDS * rate / 8, now
+
+    def allows(self, key: tuple[int, int], size: int, rate: float, now: float) -> bool:
+        """Whether a packet of so many bytes may go; then it is counted."""
+        before = self._repeats.get(key)
+        interval = min(max(RTX_PATIENCE * self.round_trip, RTX_MIN_INTERVAL), RTX_MAX_INTERVAL)
+        if before is not None and now - before < interval:
+            return False
+        share = RTX_SHARE * rate / 8
+        self._bytes = min(self._bytes + share * (now - self._at), share * RTX_DEPTH_SECONDS)
+        self._at = now
+        if self._bytes <= 0:
+            return False
+        self._bytes -= size
+        self._repeats.pop(key, None)
+        self._repeats[key] = now
+        if len(self._repeats) > MAX_REPEATS:
+            del self._repeats[next(iter(self._repeats))]
+        return True

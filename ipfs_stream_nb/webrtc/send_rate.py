@@ -1,0 +1,180 @@
+"""How fast one peer is sent to: the estimate of its bandwidth, its pacer, and what its videos are encoded to for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+
+from ipfs_stream_nb.webrtc.congestion.estimator import BandwidthEstimator
+from ipfs_stream_nb.webrtc.pacing import TransportController
+from ipfs_stream_nb.webrtc.peer_media import PeerMedia, SentTrack
+from ipfs_stream_nb.webrtc.stats import sender_stats
+from ipfs_stream_nb.webrtc.transport_cc import Negotiation
+
+TICK: Final = 0.025
+SAMPLE_EVERY: Final = 0.1
+"""Seconds between two looks of the controllers."""
+REPORT_EVERY: Final = 1.0
+"""Seconds between two looks at RTCP's reports, where there is no other feedback."""
+FIRST_BITRATE: Final = 1_000_000
+FIRST_SHARE: Final = 1.5
+"""Of the content's bit rate: what is supposed to be carried until it is known."""
+FLOOR, CEILING = 50_000, 50_000_000
+"""bit/s of an estimate."""
+PROBED_SHARE: Final = 3.0
+"""Of what would be of use: so much is looked for, that a seek may bring its pictures quickly."""
+PAYLOAD_SHARE: Final = 0.93
+"""Of bytes on the wire, beside headers and retransmissions."""
+QUEUE: Final = 0.1
+"""Seconds that packets may stand in the pacer, before less is encoded."""
+LOSSY: Final = 0.02
+"""Share of packets lost from which on what is asked for is sent twice."""
+LEAST_SHARE: Final = 0.5
+"""Of the estimate that is encoded at the least, while the pacer's queue is emptied."""
+
+
+class SendRate:
+    """Follows a peer's connection. `run` goes on until it is cancelled; then `close`."""
+
+    def __init__(self, media: PeerMedia, dtls: RTCDtlsTransport, negotiation: Negotiation) -> None:
+        self._media = media
+        wanted = sum(one.controller.source_bitrate for one in self._videos if one.controller is not None)
+        start = max(FIRST_BITRATE, min(round(FIRST_SHARE * wanted), CEILING))
+        self.estimator = BandwidthEstimator(start, FLOOR, CEILING)
+        self.transport = TransportController(dtls, negotiation, self._feedback)
+        self.transport.set_rate(start)
+        self._began = time.monotonic()
+        self._silent = False
+        self._reports = 0
+        self._rembs = 0
+
+    @property
+    def _videos(self) -> list[SentTrack]:
+        return [one for one in self._media.tracks.values() if one.controller is not None]
+
+    def _feedback(self, results: list[Any]) -> None:
+        self.estimator.on_feedback(results, time.monotonic())
+
+    async def run(self) -> None:
+        """Look at what is known, many times a second."""
+        next_sample = next_report = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= next_report and not self.transport.stats.feedback:
+                next_report = now + REPORT_EVERY
+                await self._read_reports(now)
+            self._wish(now)
+            self.estimator.tick(now)
+            self.transport.set_rate(self.estimator.target)
+            self.transport.repeats = 2 if self._loses() else 1
+            if self.transport.can_probe and (cluster := self.estimator.probe_wanted(now)) is not None:
+                self.transport.probe(cluster)
+            silent, self._silent = self._silent, self.estimator.reason == "silence"
+            returned = silent and not self._silent
+            if now >= next_sample or returned:
+                next_sample = now + SAMPLE_EVERY
+                self._adapt(returned=returned)
+            await asyncio.sleep(TICK)
+
+    def _loses(self) -> bool:
+        """Whether the path loses packets without being full."""
+        estimator = self.estimator
+        return estimator.packet_loss > LOSSY and estimator.queue_delay < QUEUE
+
+    async def _read_reports(self, now: float) -> None:
+        """What receivers tell that send no transport-wide feedback."""
+        watches = [one.watch for one in self._media.tracks.values() if one.watch is not None]
+        rembs, reports = sum(one.rembs for one in watches), sum(one.reports for one in watches)
+        if rembs != self._rembs:
+            self._rembs = rembs
+            self.estimator.on_remb(max(one.bandwidth_estimate or 0 for one in watches), now)
+        if reports != self._reports:
+            self._reports = reports
+            for sent in self._videos:
+                if sent.transceiver is not None:
+                    stats = await sender_stats(sent.transceiver.sender)
+                    self.estimator.on_report(stats.packet_loss, stats.rtt, now)
+
+    def _wish(self, now: float) -> None:
+        """Say how much would be sent if it could."""
+        playing = [one for one in self._videos if one.flowing and one.content.playback.state == "playing"]
+        wish = sum(one.controller.wanted_bitrate for one in playing if one.controller is not None)
+        self.estimator.on_sent(now, round(PROBED_SHARE * wish))
+
+    def _adapt(self, *, returned: bool) -> None:
+        """Have the videos follow. `returned`: the receiver is heard again, and has missed so much that it needs a new picture."""
+        videos = [one for one in self._videos if one.content.playback.state == "playing"]
+        audio = sum(
+            one.track.get_stats()["bitrate"] for one in self._media.tracks.values() if one.controller is None
+        )
+        share = max(LEAST_SHARE, 1 - max(self.transport.queue_seconds - QUEUE, 0.0))
+        carried, now = (
+            max(bitrate * PAYLOAD_SHARE - audio, 0.0) / max(len(videos), 1)
+            for bitrate in (self.estimator.capacity, self.estimator.target)
+        )
+        for sent in videos:
+            controller = sent.controller
+            assert controller is not None  # noqa: S101  # that is what makes it a video
+            if controller.at_source and sent.age > 1:
+                controller.measured(sent.track.get_stats()["bitrate"])
+            restarts = sent.content.playback.restarts
+            if returned:
+                controller.forget()
+            controller.add_sample(
+                {
+                    "bandwidth_estimate": carried,
+                    "send_bitrate": now * share,
+                    "reason": self.estimator.reason,
+                    "rtt": self.estimator.rtt,
+                    "packet_loss": self.estimator.packet_loss,
+                    "jitter": self.estimator.jitter,
+                    "queue_delay": self.estimator.queue_delay + self.transport.queue_seconds,
+                }
+            )
+            if returned:
+                sent.content.playback.refresh()
+            if sent.content.playback.restarts != restarts:
+                self.transport.drop_video()
+
+    def stats(self) -> dict[str, Any]:
+        """What is known better than from RTCP's reports, for connection_stats."""
+        estimator, videos = self.estimator, self._videos
+        main = videos[0].controller if videos else None
+        known = {"bandwidth_estimate": estimator.target, "target_bitrate": main and main.target_bitrate}
+        if not self.transport.stats.feedback:
+            return known
+        return known | {
+            "rtt": estimator.rtt,
+            "packet_loss": estimator.packet_loss,
+            "jitter": estimator.jitter,
+        }
+
+    def sample(self) -> dict[str, Any]:
+        """What a chart shows: the `quality` message of the data channel."""
+        estimator, videos = self.estimator, self._videos
+        main = videos[0] if videos else None
+        controller = main.controller if main is not None else None
+        return {
+            "type": "quality",
+            "time": round(time.monotonic() - self._began, 3),
+            "target_bitrate": None if controller is None else controller.target_bitrate,
+            "sent_bitrate": round(self.transport.sent_bitrate),
+            "bandwidth_estimate": estimator.target,
+            "rtt": round(estimator.rtt, 4),
+            "jitter": round(estimator.jitter, 4),
+            "queue_delay": round(estimator.queue_delay + self.transport.queue_seconds, 4),
+            "packet_loss": round(estimator.packet_loss, 4),
+            "level": None if controller is None else controller.level,
+            "height": None if controller is None else controller.lines,
+            "frame_rate": None if controller is None else controller.frames_per_second,
+            "state": estimator.state,
+            "reason": estimator.reason,
+            "position": None if main is None else round(main.content.playback.position, 3),
+        }
+
+    async def close(self) -> None:
+        """Let packets pass as they come. Idempotent."""
+        await self.transport.close()

@@ -7,6 +7,7 @@ import difflib
 import math
 import numbers
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -92,6 +93,10 @@ class Player(anywidget.AnyWidget):
     poster = t.Unicode(read_only=True, help="a still picture as a data: URL").tag(sync=True)
     frame_rate = t.Float(None, allow_none=True, read_only=True, help="frames a second").tag(sync=True)
 
+    _samples_key = t.Unicode(read_only=True, help="where a chart in the page finds its samples").tag(
+        sync=True
+    )
+
     @hinted
     def __init__(
         self,
@@ -111,6 +116,7 @@ class Player(anywidget.AnyWidget):
         """Show what `path` leads to. Raises BadCIDError, NotFoundError, IsDirectoryError, and TraitError for a
         value that is out of range. Content that is not media is shown as a note that says so."""
         self.set_trait("transport", transport)
+        self.set_trait("_samples_key", secrets.token_hex(8))
         cid, names = parse_path(path)
         self._client = client
         self._path = "/".join([str(cid), *names])

@@ -15,6 +15,8 @@ BENCHMARKS = (
     "bench_sockets",
     "bench_notifications",
     "bench_feed",
+    "bench_chart",
+    "bench_webrtc",
 )
 
 

@@ -8,12 +8,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from playwright import sync_api
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lab import Lab  # found by the line above
+from harness import Harness  # found by the line above
+from lab import Lab
+
+if TYPE_CHECKING:
+    from rtc_server import Signaling
 
 BROWSER_VARIABLE = "IPFS_STREAM_NB_BROWSER"
 """Names the browser to be tested with, before what is found by itself."""
@@ -26,6 +31,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--autoplay-policy=document-user-activation-required",  # what people's browsers do, and headless ones do not
+    "--allow-loopback-in-peer-connection",
 ]
 ARTEFACTS = Path(__file__).parents[2] / "test-artefacts"
 
@@ -101,3 +107,29 @@ def start_lab(tmp_path: Path) -> Iterator[Callable[[str], Lab]]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What peers play: a clip of 8 s and one of 1.5 s, with sound."""
+    from rtc_server import make_clips  # noqa: PLC0415  # it takes long to import
+
+    return make_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def served(clips: Path) -> Iterator[tuple[Harness, Signaling]]:
+    """A server with everything for WebRTC: its pages and files, and its signaling."""
+    from rtc_server import serving  # noqa: PLC0415
+
+    with serving(clips) as served:
+        yield served
+
+
+@pytest.fixture
+def signaling(served: tuple[Harness, Signaling]) -> Iterator[Signaling]:
+    """The signaling server, without quirks; afterwards no peer is left."""
+    from rtc_server import without_quirks  # noqa: PLC0415
+
+    with without_quirks(*served):
+        yield served[1]

@@ -6,8 +6,8 @@ It also serves what the harness serves, so that a page has everything at one bas
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-import importlib.util
 import io
 import json
 import re
@@ -22,28 +22,49 @@ from typing import Any
 
 import aioice.ice
 import av
+import numpy as np
 from harness import BASE, STATIC, Content, Harness
 from harness import Page as HarnessPage
-from playwright.sync_api import Browser, Page
+from PIL import Image
+from playwright.sync_api import Locator
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, StaticFileHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from ipfs_stream_nb import samples
+from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.errors import NotFoundError
 from ipfs_stream_nb.media.encoded import EncodedInfo, EncodedPacket, EncodedTrack
+from ipfs_stream_nb.media.worker.pool import WorkerPool, WorkerSource
 from ipfs_stream_nb.transports.connection import ConnectionClosedError
 from ipfs_stream_nb.webrtc.manager import WebRTCStreamingManager
 from ipfs_stream_nb.webrtc.signaling import SignalingConversation
 from ipfs_stream_nb.webrtc.slots import PeerLimits
 
-_spec = importlib.util.spec_from_file_location("browser_conftest", Path(__file__).with_name("conftest.py"))
-conftest = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(conftest)
-
 ROOT = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 """The folder of the clips, in which they are at `ROOT/name`."""
-FLAGS = ["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"]
+CLIP, SHORT, RATE = f"{ROOT}/clip.webm", f"{ROOT}/short.webm", 25
+"""Paths of the clips, and their frames a second."""
+
+
+def make_clips(folder: Path) -> Path:
+    """Put the clips into a folder."""
+    (folder / ROOT).mkdir()
+    samples.video(folder / CLIP, width=320, height=180, duration=8, frame_rate=RATE)
+    samples.video(folder / SHORT, width=320, height=180, duration=1.5, frame_rate=RATE)
+    return folder
+
+
+def frame_number(video: Locator) -> int | None:
+    """The number burnt into the picture that a video element shows now."""
+    data = video.evaluate("""video => { const canvas = document.createElement('canvas');
+        [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+        canvas.getContext('2d').drawImage(video, 0, 0);
+        return canvas.toDataURL('image/png').split(',')[1]; }""")
+    return samples.read_frame_number(
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+    )
 
 
 class Clip:
@@ -69,7 +90,7 @@ class Clip:
         self.info = EncodedInfo(duration, tracks.get("video"), tracks.get("audio"))
 
     async def packets(
-        self, kind: str, position: float = 0.0, rendition: object = None
+        self, kind: str, position: float = 0.0, rendition: object = None, aim: object = None
     ) -> AsyncGenerator[EncodedPacket, None]:
         packets = self._packets[kind]
         first = max(bisect_right([packet.time for packet in packets], position) - 1, 0)
@@ -80,6 +101,32 @@ class Clip:
 
     async def close(self) -> None:
         pass
+
+
+class Workers:
+    """A store and media workers, as a server has them."""
+
+    def __init__(self, node: EmbeddedNode) -> None:
+        self._node, self._pool = node, WorkerPool()
+        self._cids: dict[Path, str] = {}
+
+    async def add(self, file: Path) -> None:
+        """Put a file into the store."""
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            yield await asyncio.to_thread(file.read_bytes)
+
+        self._cids[file] = str((await self._node.add(pieces())).cid)
+
+    async def open(self, file: Path) -> WorkerSource:
+        return await self._pool.open(self._node, self._cids[file])
+
+    async def warm(self) -> None:
+        await self._pool.warm()
+
+    async def close(self) -> None:
+        await self._pool.close()
+        await self._node.close()
 
 
 @dataclass
@@ -100,6 +147,8 @@ class Signaling:
     failures: list[Exception] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     sockets: list[Any] = field(default_factory=list)
+    workers: Workers | None = None
+    """Who opens the clips, if they are not to come from memory."""
 
     def count(self, kind: str) -> int:
         return Counter(message["type"] for message in self.received)[kind]
@@ -172,11 +221,12 @@ class Socket(WebSocketHandler):
         with contextlib.suppress(ConnectionClosedError):
             await conversation.run(self.manager)
 
-    async def _open(self, _node: object, path: str) -> Clip:
+    async def _open(self, _node: object, path: str) -> Any:
         file = self.signaling.folder / path
         if not file.exists():
             raise NotFoundError(f"there is no {path}")
-        return await asyncio.to_thread(Clip, file)
+        workers = self.signaling.workers
+        return await (asyncio.to_thread(Clip, file) if workers is None else workers.open(file))
 
     def on_message(self, text: str | bytes) -> None:
         self.inbox.put_nowait(text)
@@ -224,8 +274,9 @@ class Socket(WebSocketHandler):
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[tuple[Harness, Signaling]]:
-    """The server, in a thread; its peers are found on the loopback address alone."""
+def serving(folder: Path, *, workers: bool = False) -> Iterator[tuple[Harness, Signaling]]:
+    """The server, in a thread; its peers are found on the loopback address alone. With `workers` the clips come by media
+    workers out of a store."""
     harness, signaling = Harness(folder), Signaling(folder)
     started = threading.Event()
 
@@ -241,6 +292,11 @@ def serving(folder: Path) -> Iterator[tuple[Harness, Signaling]]:
             ],
             log_function=lambda _: None,
         )
+        if workers:
+            signaling.workers = Workers(await EmbeddedNode.open(folder / "repo"))
+            for clip in (folder / ROOT).iterdir():
+                await signaling.workers.add(clip)
+            await signaling.workers.warm()
         server = HTTPServer(application)
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)
@@ -252,13 +308,15 @@ def serving(folder: Path) -> Iterator[tuple[Harness, Signaling]]:
         for socket in signaling.sockets:
             socket.inbox.put_nowait(None)
             await socket.task
+        if signaling.workers is not None:
+            await signaling.workers.close()
 
     host_addresses = aioice.ice.get_host_addresses
     aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()
     try:
-        assert started.wait(10), "the signaling server did not start"
+        assert started.wait(20), "the signaling server did not start"
         yield harness, signaling
     finally:
         signaling.loop.call_soon_threadsafe(signaling.stop.set)
@@ -268,33 +326,10 @@ def serving(folder: Path) -> Iterator[tuple[Harness, Signaling]]:
 
 
 @contextlib.contextmanager
-def loopback_browser(browser: Browser) -> Iterator[Browser]:
-    """Another browser of the kind, one that connects to peers on the loopback address."""
-    kind = browser.browser_type
-    process = kind.launch(
-        executable_path=conftest.find_browser(kind.executable_path), args=[*conftest.FLAGS, *FLAGS]
-    )
-    yield process
-    process.close()
-
-
-@contextlib.contextmanager
-def empty_page(browser: Browser) -> Iterator[Page]:
-    """A page in a context of its own; an error that no code caught in it fails the test."""
-    context = browser.new_context(viewport={"width": 760, "height": 560})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    context.close()
-    assert not errors, errors
-
-
-@contextlib.contextmanager
 def without_quirks(harness: Harness, signaling: Signaling) -> Iterator[None]:
     """The knobs are where they were at first; afterwards no peer may be left."""
     for one, fresh in ((harness, Harness(harness.folder)), (signaling, Signaling(signaling.folder))):
-        for name in vars(fresh).keys() - {"origin", "folder", "sockets", "open"}:
+        for name in vars(fresh).keys() - {"origin", "folder", "sockets", "open", "workers"}:
             setattr(one, name, getattr(fresh, name))
     yield
     for _ in range(250):

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from lab import ROOT, Lab
-from PIL import Image
-from playwright.sync_api import Locator, Page, expect
-
-from ipfs_stream_nb import samples
+from playwright.sync_api import Page, expect
+from rtc_server import frame_number
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-def frame_number(player: Locator) -> int:
-    """The number burnt into the frame that a player shows now."""
-    data = player.locator("video").evaluate(
-        """video => { const canvas = document.createElement('canvas');
-        [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-        canvas.getContext('2d').drawImage(video, 0, 0);
-        return canvas.toDataURL('image/png').split(',')[1]; }"""
-    )
-    return samples.read_frame_number(
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
-    )
 
 
 def test_the_notebook_about_webrtc(
@@ -64,7 +46,7 @@ def test_the_notebook_about_webrtc(
     )
     player.locator(".ipfs-player-seek").fill("12")
     deadline = time.monotonic() + 10
-    while not 12 * 30 <= (number := frame_number(player)) < 20 * 30:
+    while not 12 * 30 <= (number := frame_number(player.locator("video"))) < 20 * 30:
         assert time.monotonic() < deadline, f"frame {number} is shown, not one after the seek to 12 s"
         page.wait_for_timeout(100)
     feed = page.locator(".jp-OutputArea .ipfs-feed")

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from harness import Harness
-from PIL import Image
-from playwright.sync_api import Browser, Page
-from rtc_server import ROOT, Signaling, empty_page, loopback_browser, serving, without_quirks
-
-from ipfs_stream_nb import samples
+from playwright.sync_api import Page
+from rtc_server import CLIP, RATE, ROOT, SHORT, Signaling, frame_number
 
 pytestmark = pytest.mark.browser
-RATE = 25
-CLIP, SHORT = f"{ROOT}/clip.webm", f"{ROOT}/short.webm"
 
 LIBRARY = """
 window.until = async (condition, ms = 10000) => {
@@ -38,12 +29,6 @@ window.open_player = (options = {}) => {
     onState: (state) => seen.states.push(state), onPlayback: (playback) => seen.playback.push(playback),
     onError: (error) => seen.errors.push([error.code, error.message]), onMessage: (message) => seen.messages.push(message.type) });
 };
-window.shot = () => {
-  const canvas = document.createElement('canvas');
-  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-  canvas.getContext('2d').drawImage(video, 0, 0);
-  return canvas.toDataURL('image/png').split(',')[1];
-};
 // All connections that the page makes, with their configurations.
 window.pcs = [];
 window.RTCPeerConnection = class extends RTCPeerConnection {
@@ -52,46 +37,8 @@ window.RTCPeerConnection = class extends RTCPeerConnection {
 """
 
 
-@pytest.fixture(scope="module")
-def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip and a short one."""
-    folder = tmp_path_factory.mktemp("media")
-    (folder / ROOT).mkdir()
-    samples.video(folder / CLIP, width=320, height=180, duration=8, frame_rate=RATE)
-    samples.video(folder / SHORT, width=320, height=180, duration=1.5, frame_rate=RATE)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rtc_browser(browser: Browser) -> Iterator[Browser]:
-    """A browser that meets peers on the loopback address."""
-    with loopback_browser(browser) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def served(media: Path) -> Iterator[tuple[Harness, Signaling]]:
-    """The server."""
-    with serving(media) as served:
-        yield served
-
-
 @pytest.fixture
-def signaling(served: tuple[Harness, Signaling]) -> Iterator[Signaling]:
-    """The signaling server, without quirks; afterwards no peer is left."""
-    with without_quirks(*served):
-        yield served[1]
-
-
-@pytest.fixture
-def page(rtc_browser: Browser) -> Iterator[Page]:
-    """An empty page."""
-    with empty_page(rtc_browser) as page:
-        yield page
-
-
-@pytest.fixture
-def run(page: Page, served: tuple[Harness, Signaling], signaling: Signaling) -> Iterator[Any]:
+def run(served: tuple[Harness, Signaling], signaling: Signaling, page: Page) -> Iterator[Any]:
     """Evaluate the body of an async function in a page that has the module as `m`, `base` and a player with its video."""
     harness, _ = served
     page.goto(harness.url)
@@ -107,15 +54,7 @@ def run(page: Page, served: tuple[Harness, Signaling], signaling: Signaling) -> 
     page.evaluate("() => player.close()")
 
 
-def frame(run: Any) -> int:
-    """The number burnt into the picture that is shown."""
-    data = run("return shot()")
-    return samples.read_frame_number(
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
-    )
-
-
-def test_plays(run: Any, signaling: Signaling) -> None:
+def test_plays(run: Any, page: Page, signaling: Signaling) -> None:
     """Picture and sound come, the right frames in order, with states, position and length told on the way."""
     got = run(
         """await player.play(clip, { start: 2 });
@@ -127,7 +66,7 @@ def test_plays(run: Any, signaling: Signaling) -> None:
     numbers = []
     for _ in range(3):
         position = run("return player.position")
-        numbers.append(frame(run))
+        numbers.append(frame_number(page.locator("video")))
         assert abs(numbers[-1] / RATE - position) < 1
         run("await new Promise((done) => setTimeout(done, 200))")
     assert 50 <= numbers[0] < numbers[1] < numbers[2]
@@ -143,7 +82,7 @@ def test_plays(run: Any, signaling: Signaling) -> None:
     assert run("await until(() => seen.messages.includes('stats')); return seen.errors") == []
 
 
-def test_commands(run: Any, signaling: Signaling) -> None:
+def test_commands(run: Any, page: Page, signaling: Signaling) -> None:
     """seek, pause, resume, quality and stats give what the server answers, and the picture follows."""
     got = run(
         """await player.play('/ipfs/' + clip, { audio: false });
@@ -155,7 +94,7 @@ def test_commands(run: Any, signaling: Signaling) -> None:
     run("await new Promise((done) => setTimeout(done, 300))")
     assert run("return player.position") == 6
     run("await player.resume(); await until(() => player.state === 'playing' && player.position > 6.5)")
-    assert frame(run) >= 150
+    assert frame_number(page.locator("video")) >= 150
     assert run("return await player.setQuality('low')") is True
     assert signaling.of("set_quality")[0]["quality"] == "low"
     stats = run("return await player.stats()")
@@ -389,3 +328,35 @@ def test_sound_where_no_click_was(
     page.wait_for_function("player.state === 'playing' && !document.querySelector('video').paused")
     assert page.evaluate("[muted, document.querySelector('video').muted]") == [1, True]
     page.evaluate("player.close()")
+
+
+def test_which_second_a_picture_shows(run: Any, page: Page) -> None:
+    """The RTP timestamp that the browser tells of a picture gives its second of the file, also after seeks and a pause."""
+    assert run("return player.timeOf(0)") is None
+    run("await player.play(clip, { start: 1.3 }); await until(() => video.videoWidth)")
+    for step in ("player.seek(5.1)", "player.pause(); await player.resume()", "player.seek(0.5)"):
+        run(f"await {step}")
+        time = run(
+            """return await new Promise((done) => {
+                 const look = (_, { rtpTimestamp }) => {
+                   const time = player.timeOf(rtpTimestamp);  // null on the way to the place
+                   if (time === null) return video.requestVideoFrameCallback(look);
+                   video.pause();
+                   done(time);
+                 };
+                 video.requestVideoFrameCallback(look); });"""
+        )
+        assert time == pytest.approx(frame_number(page.locator("video")) / RATE, abs=0.005)
+        run("await video.play()")
+
+
+def test_without_a_network(run: Any, page: Page, signaling: Signaling) -> None:
+    """A browser that has no address to be reached at says so at once, instead of looking for one."""
+    signaling.blocked = True
+    run("Object.defineProperty(navigator, 'onLine', { value: false }); m.limits.offline = 50")
+    run("Object.defineProperty(RTCPeerConnection.prototype, 'onicecandidate', { set() {} })")
+    assert run("return await failure(player.play(clip))")[1:] == [
+        "no_media",
+        "this browser has no network, without which it does no WebRTC",
+    ]
+    assert run("return player.state") == "failed"

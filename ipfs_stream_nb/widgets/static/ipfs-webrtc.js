@@ -11,11 +11,16 @@ export const limits = {
   doubt: 2_000, // ms until an error that the server tells is taken for the reason why nothing comes
   answer: 10_000, // ms for the answer to a command
   ping: 20_000, // ms between two signs of life
+  offline: 1_000, // ms until a browser that says it is offline must have found an address of its own
   look: 50, // ms between two looks whether media has come
+  align: 1_000, // ms between two looks how long sound waits; the first comes after a third of it
+  longest: 500, // ms that a picture waits for its sound at most
   attempts: 5, // failures in a row after which a connection that was lost is given up
 };
 
 const CHANNEL = "ipfs-stream";
+const CLOCK_RATES = { video: 90_000, audio: 48_000 }; // ticks a second of RTP timestamps
+const MARKS = 8; // of a track that are kept: pictures from before the newest may be on their way still
 const ANSWERS = new Set(["playback", "quality_result", "stats"]);
 const ENDS = { paused: "paused", ended: "ended" };
 const now = () => performance.now();
@@ -35,6 +40,7 @@ class Connection {
   early = []; // candidates that came before the description that they belong to
   ours = []; // our own, until the answer is sent
   questions = []; // commands, in the order in which they are answered
+  marks = {}; // by kind, which RTP timestamp is what second of the file
   timers = {};
   aborting = new AbortController();
 
@@ -106,7 +112,10 @@ class Connection {
     else if (message.type === "candidate") await this.candidate(message);
     else if (!mine) return;
     else if (message.type === "track_offer") await this.negotiate(message);
-    else if (message.type === "connected") this.connected();
+    else if (message.type === "connected") {
+      if (message.state) this.played(message);
+      this.connected();
+    }
     else if (message.type === "ended") this.played({ state: "ended" });
     else if (message.type === "error") this.failed(message);
     else if (message.type === "closed" || message.type === "closed_all") this.lose("the server closed the connection", false);
@@ -119,7 +128,7 @@ class Connection {
   async offered(message) {
     this.pc?.close();
     ["direct", "doubt", "away"].forEach((name) => clearTimeout(this.timers[name]));
-    Object.assign(this, { id: message.pc_id, told: false, doubt: null, live: false, placed: false });
+    Object.assign(this, { id: message.pc_id, told: false, found: false, doubt: null, live: false, placed: false, marks: {} });
     this.stream.getTracks().forEach((track) => this.stream.removeTrack(track));
     const iceServers = this.player.iceServers ?? message.ice_servers ?? this.iceServers ?? [];
     this.relays = iceServers.some(isRelay);
@@ -129,16 +138,22 @@ class Connection {
       this.stream.addTrack(track);
       for (const stream of streams) stream.onremovetrack = (gone) => this.stream.removeTrack(gone.track);
     };
-    pc.onicecandidate = ({ candidate }) => candidate?.candidate !== "" && this.tellCandidate(candidate);
+    pc.onicecandidate = ({ candidate }) => {
+      this.found = true;
+      if (candidate?.candidate !== "") this.tellCandidate(candidate);
+    };
     pc.onconnectionstatechange = () => this.changed(pc);
     pc.ondatachannel = ({ channel }) => {
-      if (channel.label === CHANNEL) channel.onmessage = ({ data }) => this.heard(JSON.parse(data));
+      if (channel.label !== CHANNEL) return;
+      this.channel = channel;
+      channel.onopen = () => this.player.watching && this.watch(this.player.watching);
+      channel.onmessage = ({ data }) => this.heard(JSON.parse(data));
     };
     if (this.relays && !this.relay) {
       this.after("direct", this.wish.patience / 2, () => pc.connectionState === "connected" || this.lose("there is no direct way to the server"));
     }
     await this.negotiate(message);
-    this.watch(pc).catch((error) => this.end(error));
+    this.awaitMedia(pc).catch((error) => this.end(error));
   }
 
   async negotiate({ pc_id, sdp }) {
@@ -151,6 +166,8 @@ class Connection {
     this.socket.send({ type: "answer", pc_id, sdp: answer, sdpType: type });
     this.told = true;
     this.ours.splice(0).forEach((candidate) => this.tellCandidate(candidate));
+    // Without any network browsers look for addresses without end, and leave loopback out.
+    if (!navigator.onLine) this.after("offline", limits.offline, () => this.found || this.lose("this browser has no network, without which it does no WebRTC", false));
   }
 
   // Null, like "" in the protocol, is the end of candidates.
@@ -190,7 +207,7 @@ class Connection {
   // ---- what comes
 
   // Media has come once a picture is decoded, or sound that is alone: packets that no decoder takes are none.
-  async watch(pc) {
+  async awaitMedia(pc) {
     const here = async () => {
       const rows = [...(await pc.getStats()).values()].filter(({ type }) => type === "inbound-rtp");
       const picture = rows.filter(({ kind }) => kind === "video");
@@ -201,12 +218,54 @@ class Connection {
     ["media", "direct", "doubt"].forEach((name) => clearTimeout(this.timers[name]));
     this.live = true;
     this.player.arrived(this);
+    await this.align(pc);
+  }
+
+  // Sound waits longer than a picture, in a buffer of its own and in the device's, and Chromium takes ten seconds and more to
+  // make up for it: from the beginning, pictures wait as long as sound does.
+  async align(pc) {
+    const rows = async () => [...(await pc.getStats()).values()];
+    const mean = ([sum, count], [sumBefore, countBefore]) => (sum - sumBefore) / (count - countBefore);
+    const zero = [0, 0];
+    for (let before = [zero, zero], wait = limits.align / 3; ; wait = limits.align) {
+      await new Promise((resolve) => setTimeout(resolve, wait));
+      if (this.over || pc !== this.pc) return;
+      const all = await rows();
+      const sound = all.find(({ type, kind }) => type === "inbound-rtp" && kind === "audio");
+      const device = all.find(({ type }) => type === "media-playout");
+      const sums = [
+        sound ? [sound.jitterBufferDelay, sound.jitterBufferEmittedCount] : zero,
+        device ? [device.totalPlayoutDelay, device.totalSamplesCount] : zero,
+      ];
+      const waits = mean(sums[0], before[0]) + (mean(sums[1], before[1]) || 0);
+      const picture = pc.getReceivers().find(({ track }) => track.kind === "video");
+      if (picture && waits >= 0) picture.jitterBufferTarget = Math.min(1000 * waits, limits.longest);
+      before = sums;
+    }
   }
 
   heard(message) {
     if (this.over) return; // its pc may live on, for its picture
     if (message.type === "playback") this.played(message);
-    else if (message.type === "stats" || message.type === "notification") this.player.tell(this.player.onMessage, message);
+    else if (message.type === "timestamps") this.marked(message);
+    else if (["stats", "notification", "quality"].includes(message.type)) this.player.tell(this.player.onMessage, message);
+  }
+
+  watch(every) {
+    if (this.channel?.readyState === "open") this.channel.send(JSON.stringify({ type: "watch", every }));
+  }
+
+  marked({ kind, rtp_timestamp: at, time }) {
+    const marks = (this.marks[kind] ??= []);
+    marks.push({ at, time });
+    if (marks.length > MARKS) marks.shift();
+  }
+
+  timeOf(timestamp, kind) {
+    const marks = this.marks[kind] ?? [];
+    const since = ({ at }) => (timestamp - at) | 0; // both are of 32 bits, and wrap
+    const mark = marks.findLast((one) => since(one) >= 0) ?? marks[0];
+    return typeof mark?.time === "number" ? Math.max(mark.time + since(mark) / CLOCK_RATES[kind], 0) : null;
   }
 
   played(message) {
@@ -265,6 +324,7 @@ export class WebRTCPlayer {
   wish = null; // what is to be played, and how; null while nothing is
   known = null; // {position, state, at}: what the server said last, and when
   waiting = []; // commands that wait for a connection
+  watching = 0; // seconds between two `quality` messages, where they are wanted
 
   constructor({ base, token, element = null, iceServers = null, onState, onPlayback, onError, onMuted, onMessage }) {
     Object.assign(this, { base, token, element, iceServers, onState, onPlayback, onError, onMuted, onMessage });
@@ -290,6 +350,12 @@ export class WebRTCPlayer {
     const { position, state, at } = this.known;
     const moved = state === "playing" && this.state === "playing" ? (now() - at) / 1000 : 0;
     return Math.min(position + moved, this.duration ?? Infinity);
+  }
+
+  // Which second of the file a picture shows, by the `rtpTimestamp` that requestVideoFrameCallback tells of it; null where
+  // that is not known.
+  timeOf(timestamp, kind = "video") {
+    return this.connection?.timeOf(timestamp, kind) ?? null;
   }
 
   // Whether media comes over a relay; null while there is no way.
@@ -327,6 +393,13 @@ export class WebRTCPlayer {
     const { success } = await connection.ask({ type: "set_quality", quality: level }, "quality_result");
     if (success && this.wish) this.wish.quality = level;
     return success;
+  }
+
+  // Have the server send `quality` messages to onMessage every so many seconds, over each connection; 0 ends them.
+  watch(every) {
+    if (every === this.watching) return;
+    this.watching = every;
+    this.connection?.watch(every);
   }
 
   // What the server says of this connection (see docs/protocol.md), and `received`: what came here.

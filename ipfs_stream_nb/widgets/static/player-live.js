@@ -101,6 +101,12 @@ export class LiveMedia extends EventTarget {
     this.wire?.setQuality(level).catch(() => this.tell("qualityrefused"));
   }
 
+  // `onSample(message)` is called with what the server says of the connection, every so many seconds; 0 ends it.
+  watch(every, onSample = null) {
+    Object.assign(this, { every, onSample });
+    this.wire?.watch(every);
+  }
+
   requestPictureInPicture() {
     return this.element.requestPictureInPicture();
   }
@@ -145,7 +151,9 @@ export class LiveMedia extends EventTarget {
       onPlayback: ({ duration }) => wire === this.wire && this.played(duration),
       onError: (error) => wire === this.wire && wire.state === "failed" && this.fail(error),
       onMuted: () => this.tell("silenced"),
+      onMessage: (message) => message.type === "quality" && wire === this.wire && this.onSample?.(message),
     });
+    wire.watch(this.every ?? 0);
     Object.assign(this, { wire, start, seeking: false });
     this.changed("connecting");
     try {

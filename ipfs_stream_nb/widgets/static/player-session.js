@@ -1,6 +1,7 @@
 // What a player has, whatever shows it: the model and the kernel behind it, the views, and who of them may speak.
 import { pageBaseUrl } from "./page.js";
 import { limits } from "./player-parts.js";
+import { PlayerSamples } from "./player-samples.js";
 
 const KINDS = ["video", "audio"];
 
@@ -30,7 +31,11 @@ export class Session {
     }
     on("change:current_time", () => this.reporting || this.leader?.seek(model.get("current_time")));
     on("change:paused", () => this.reporting || this.leader?.[model.get("paused") ? "pause" : "play"]());
-    return () => heard.forEach(([event, callback]) => model.off(event, callback));
+    const samples = new PlayerSamples(this);
+    return () => {
+      samples.close();
+      heard.forEach(([event, callback]) => model.off(event, callback));
+    };
   }
 
   render(el) {

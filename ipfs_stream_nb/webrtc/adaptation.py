@@ -40,10 +40,16 @@ DOWN_SECONDS: Final = 2.0
 LEAST: Final = 0.8
 """Of the level below: the bit rate with which a level still looks better than that."""
 LEAST_BITRATE: Final = 30_000
+LAGGING: Final = 0.2
+"""Share of the time by which an encoder falls behind, from which on it is asked for less,"""
+LAG_WINDOW: Final = 15
+"""over so many samples;"""
+RELIEF_SECONDS: Final = 30.0
+"""then no level more for so long."""
 REFUSED_SECONDS: Final = 5.0
 """How long no other level is asked for, after one could not be had."""
 
-_KEYS: Final = ("rtt", "packet_loss", "jitter", "queue_delay", "bandwidth_estimate", "send_bitrate")
+_KEYS: Final = ("rtt", "packet_loss", "jitter", "queue_delay", "bandwidth_estimate", "send_bitrate", "lag")
 
 
 class AdaptiveBitrateController:
@@ -90,6 +96,8 @@ class AdaptiveBitrateController:
         """Since when what could lead to a change has been so."""
         self._patience = AMPLE_SECONDS
         self._anew = False
+        self._lag = 0.0
+        self._relieved_until = -math.inf
         self._blocked_until = -math.inf
         self._returned = -math.inf
         """When the source was last taken again."""
@@ -166,7 +174,7 @@ class AdaptiveBitrateController:
 
     def add_sample(self, stats: Mapping[str, Any]) -> None:
         """One sample of the connection: `rtt`, `jitter` and `queue_delay` in seconds, `packet_loss` 0 to 1, `bandwidth_estimate` in bit/s for the
-        video, `send_bitrate`, what of that may be sent while a queue is emptied, and `reason`, what it was limited by. Each may be missing. Raises BadRequestError for what is no mapping."""
+        video, `send_bitrate`, what of that may be sent while a queue is emptied, `reason`, what it was limited by, and `lag`, the share of the time by which the encoder fell behind. Each may be missing. Raises BadRequestError for what is no mapping."""
         if not isinstance(stats, Mapping):
             raise BadRequestError(
                 f"a sample is a mapping with {', '.join(_KEYS)}, not {type(stats).__name__}"
@@ -175,6 +183,8 @@ class AdaptiveBitrateController:
         sample: dict[str, Any] = {key: _number(stats.get(key), key) for key in _KEYS}
         self.sample_window.append({"timestamp": now, **sample})
         del self.sample_window[:-WINDOW]
+        if sample["lag"] is not None:
+            self._relieve(sample["lag"], now)
         estimate = sample["bandwidth_estimate"]
         if estimate is not None:
             self._follow(max(estimate, LEAST_BITRATE), now, str(stats.get("reason") or "bandwidth"))
@@ -235,17 +245,27 @@ class AdaptiveBitrateController:
         index = self.current_level_index
         if not 0 < AMPLE * self.source_bitrate <= carried:
             self._since.pop("source", None)
-        elif self._lasts("source", now, self._patience):
+        elif now >= self._relieved_until and self._lasts("source", now, self._patience):
             self._returned = now
             self._since.clear()
             self._change(self._top, reason, at_source=True)
             return True
-        if index <= self._top or carried < self._most(index):
+        if index <= self._top or carried < self._most(index) or now < self._relieved_until:
             self._since.pop("up", None)
         elif self._lasts("up", now, UP_SECONDS):
             self._change(index - 1, reason, carried)
             return True
         return False
+
+    def _relieve(self, lag: float, now: float) -> None:
+        """Ask less of an encoder that falls behind. The file's own packets cost nothing: they are late for other reasons."""
+        passes = self.at_source and self._facts is not None and self._facts.passthrough
+        self._lag += (min(lag, 1.0) - self._lag) / LAG_WINDOW
+        if self.mode == AUTO and not passes and self._lag > LAGGING:
+            self._lag = 0.0
+            self._relieved_until = now + RELIEF_SECONDS
+            if self.current_level_index < len(self.quality_levels) - 1:
+                self._change(self.current_level_index + 1, "cpu")  # all the source's lines cost what it costs
 
     # -- without an estimate
 

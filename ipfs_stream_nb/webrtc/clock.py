@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Final
 
 from ipfs_stream_nb.errors import BadRequestError
+
+RATES: Final = (0.25, 4.0)
+"""The slowest and the fastest, as multiples of the usual speed."""
 
 
 class Clock:
@@ -60,3 +64,10 @@ def checked_position(position: float, duration: float | None) -> float:
     if position == math.inf:
         raise BadRequestError("a position is a finite number of seconds")
     return float(position) if duration is None else min(float(position), duration)
+
+
+def checked_rate(rate: float) -> float:
+    """A rate of playback. Raises BadRequestError."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise BadRequestError(f"a rate of {RATES[0]:g} to {RATES[1]:g} was expected, not {rate!r}")
+    return rate

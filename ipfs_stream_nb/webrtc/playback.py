@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from ipfs_stream_nb.errors import BadRequestError, BusyError
 from ipfs_stream_nb.media.encoded import Aim, EncodedPacket, EncodedSource, Rendition, TrackKind
 from ipfs_stream_nb.webrtc.buffer import StreamEndedError
-from ipfs_stream_nb.webrtc.clock import Clock, checked_position, now
+from ipfs_stream_nb.webrtc.clock import Clock, checked_position, checked_rate, now
 from ipfs_stream_nb.webrtc.lane import Lane, TimedPacket
 from ipfs_stream_nb.webrtc.switching import Renditions
 
@@ -26,8 +26,6 @@ REFRESH_EVERY: Final = 1.0
 """Seconds between two refreshes at the least, however often a receiver asks."""
 SHORTEST_LOOP: Final = 0.05
 """Seconds that content must have to be played in a loop."""
-RATES: Final = (0.25, 4.0)
-"""The slowest and the fastest, as multiples of the usual speed."""
 
 
 class Playback:
@@ -56,8 +54,10 @@ class Playback:
         self.loop = loop
         self.frames_dropped = 0
         """Pictures that were left out since they would have come too late."""
+        self.seconds_behind = 0.0
+        """By which the clock was set back in all, since the source was slow."""
         self.restarts = 0
-        """How often the video has begun anew: what was sent of it and has not arrived is of no use any more."""
+        """Of the video: what was sent before and has not arrived is of no use any more."""
         self.error: BaseException | None = None
         """What it failed with."""
         self._on_change = on_change
@@ -152,9 +152,7 @@ class Playback:
 
     def set_rate(self, rate: float) -> None:
         """Play at a multiple of the usual speed; sound is silent at any other than 1. Raises BadRequestError."""
-        if not RATES[0] <= rate <= RATES[1]:
-            raise BadRequestError(f"a rate of {RATES[0]:g} to {RATES[1]:g} was expected, not {rate!r}")
-        running = self._clock.runs
+        rate, running = checked_rate(rate), self._clock.runs
         self._clock.stop(self.position)
         self._clock.rate = rate
         if running:
@@ -164,9 +162,8 @@ class Playback:
     def set_rendition(
         self, rendition: Rendition | None, aim: Aim | None = None, *, at_once: bool = False
     ) -> None:
-        """Go on with another rendition of the video, from one of its key frames on; the one before plays until that is there,
-        unless it is to be `at_once`. With `aim` it is encoded just in time, as that allows; the aim may be changed from then on.
-        """
+        """Go on with another rendition of the video, from one of its key frames on; unless it is to be `at_once`, the one before
+        plays until that is there. With `aim`, which may change, it is encoded just in time as that allows."""
         lane = self._lanes.get("video")
         if not self.renditions.want(rendition, aim) or lane is None or self.error or self._closed:
             return
@@ -312,6 +309,7 @@ class Playback:
                 lane.dropping = True  # the network is too slow for it
                 return 0.0
             self._clock.set_back(late)
+            self.seconds_behind += late
             return 0.0
         return -late
 

@@ -48,6 +48,8 @@ class SendRate:
         self.transport.set_rate(start)
         self._began = time.monotonic()
         self._silent = False
+        self._behind: dict[str, float] = {}
+        """Seconds by which videos had fallen behind at the last look, by track id."""
         self._reports = 0
         self._rembs = 0
 
@@ -120,7 +122,10 @@ class SendRate:
             assert controller is not None  # noqa: S101  # that is what makes it a video
             if controller.at_source and sent.age > 1:
                 controller.measured(sent.track.get_stats()["bitrate"])
-            restarts = sent.content.playback.restarts
+            playback = sent.content.playback
+            restarts, behind = playback.restarts, playback.seconds_behind
+            lag = behind - self._behind.get(sent.track.id, behind)
+            self._behind[sent.track.id] = behind
             if returned:
                 controller.forget()
             controller.add_sample(
@@ -132,11 +137,12 @@ class SendRate:
                     "packet_loss": self.estimator.packet_loss,
                     "jitter": self.estimator.jitter,
                     "queue_delay": self.estimator.queue_delay + self.transport.queue_seconds,
+                    "lag": lag / SAMPLE_EVERY,
                 }
             )
             if returned:
-                sent.content.playback.refresh()
-            if sent.content.playback.restarts != restarts:
+                playback.refresh()
+            if playback.restarts != restarts:
                 self.transport.drop_video()
 
     def stats(self) -> dict[str, Any]:

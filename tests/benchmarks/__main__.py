@@ -17,6 +17,7 @@ BENCHMARKS = (
     "bench_feed",
     "bench_chart",
     "bench_webrtc",
+    "bench_adaptive",
 )
 
 

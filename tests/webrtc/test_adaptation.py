@@ -64,7 +64,7 @@ def test_the_guides_attributes():
         )
     assert len(controller.sample_window) == 30
     assert controller.sample_window[-1] == {
-        "timestamp": 100.0, "rtt": None, "packet_loss": None, "jitter": None, "queue_delay": None, "send_bitrate": None,
+        "timestamp": 100.0, "rtt": None, "packet_loss": None, "jitter": None, "queue_delay": None, "send_bitrate": None, "lag": None,
         "bandwidth_estimate": None,
     }  # fmt: skip
     assert controller.level == "medium"
@@ -215,6 +215,24 @@ def test_refusal():
     run.carry(450_000, 1.0)
     assert run.controller.level == "low"
     assert run.track.told[-1] == (360, 450_000, None)
+
+
+def test_an_encoder_that_falls_behind():
+    """It gets a lower level, and none above it for half a minute; content that passes as it is has none to blame."""
+    run = Run(at_source=True)
+    run.carry(10_000_000, 5, lag=1.0)
+    assert run.changes == []
+    run = Run(EncodedTrack("video", "h264", "mpeg4", False, 1280, 720, 30.0, 3_000_000), at_source=True)
+    run.carry(10_000_000, 5, lag=0.1)
+    assert run.changes == []
+    run.carry(10_000_000, 1, lag=0.5)
+    assert run.changes == [("medium", "cpu")]
+    run.carry(10_000_000, 1, lag=0.5)
+    assert run.changes[1:] == [("low", "cpu")]
+    run.carry(10_000_000, 29, lag=0.0)
+    assert run.controller.level == "low"
+    run.carry(10_000_000, 6, lag=0.0)
+    assert run.controller.level in {"medium", "high", "source"}
 
 
 def test_by_round_trip_and_loss():

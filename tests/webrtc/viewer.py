@@ -12,6 +12,7 @@ import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
+from ipfs_stream_nb.clients.webrtc_aiortc import prepare
 from ipfs_stream_nb.samples import read_frame_number
 from ipfs_stream_nb.webrtc.ice import mend
 
@@ -28,7 +29,9 @@ async def wait_until(true: Callable[[], Any], seconds: float = SECONDS) -> None:
 class Viewer:
     """What arrives: `pictures` as (loop's time, frame number, pts), `sound` as (loop's time, pts, whether a click begins)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, feedback: bool = False) -> None:
+        """`feedback`: tell when packets came."""
+        self.feedback = feedback
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.pictures: list[tuple[float, int, int]] = []
         self.height = 0
@@ -47,6 +50,8 @@ class Viewer:
         task.add_done_callback(self._tasks.discard)
 
     def _on_channel(self, channel: Any) -> None:
+        self.channel = channel
+
         @channel.on("message")
         def _on_message(message: str) -> None:
             self.messages.append(json.loads(message))
@@ -69,6 +74,8 @@ class Viewer:
     async def answer(self, sdp: str) -> str:
         """Take an offer; the answer."""
         await self.pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+        if self.feedback:
+            prepare(self.pc)
         mend(self.pc)  # or one that is closed while it connects would leave a task
         await self.pc.setLocalDescription()
         return self.pc.localDescription.sdp

@@ -1,0 +1,136 @@
+"""The rate that one peer is sent at: from what its receiver tells to what is encoded for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+from aiortc.rtp import RtcpPsfbPacket, pack_remb_fci
+
+from ipfs_stream_nb.webrtc.manager import WebRTCStreamingManager
+from ipfs_stream_nb.webrtc.slots import PeerLimits
+from webrtc.packet_source import Sources, clip
+from webrtc.viewer import Viewer, wait_until
+
+
+class Heard:
+    """The events that were emitted."""
+
+    def __init__(self):
+        self.changes = []
+
+    def __call__(self, what, data, **_options):
+        if what.value == "webrtc_quality_changed":
+            self.changes.append(data)
+
+
+@asynccontextmanager
+async def watched(*, feedback: bool, **options):
+    """A viewer of a clip in a loop: (viewer, manager, pc_id, events); with `feedback` it tells when packets came."""
+    viewer, heard = Viewer(feedback=feedback), Heard()
+    sources = Sources(webm=clip("webm"))
+    manager = WebRTCStreamingManager(
+        object(), sources=sources, limits=PeerLimits(allow_loopback=True), emit=heard
+    )
+    try:
+        offer = await manager.create_offer("webm", loop=True, **options)
+        await manager.handle_answer(offer["pc_id"], await viewer.answer(offer["sdp"]))
+        await viewer.until(lambda: len(viewer.pictures) > 5)
+        yield viewer, manager, offer["pc_id"], heard
+    finally:
+        await viewer.close()
+        await manager.close_all_connections()
+    assert sources.all_closed()
+
+
+async def remb(viewer, manager, pc_id, bitrate):
+    """Have the receiver say what it estimates."""
+    sender = manager.peer_connections[pc_id].getSenders()[0]
+    (video, *_) = viewer.pc.getReceivers()
+    fci = pack_remb_fci(bitrate, [sender._ssrc])
+    await video._send_rtcp(RtcpPsfbPacket(fmt=15, ssrc=1, media_ssrc=0, fci=fci))
+
+
+async def test_the_receivers_estimate_leads_down():
+    """A receiver without transport-wide feedback whose REMB is small gets a lower level, told with its reason; once."""
+    async with watched(feedback=False) as (viewer, manager, pc_id, heard):
+        source = manager.peer(pc_id).media.main.source
+        await remb(viewer, manager, pc_id, 90_000)
+        await wait_until(lambda: heard.changes)
+        (change,) = heard.changes
+        assert (change["quality"], change["previous"]) == ("very_low", "auto")
+        assert change["reason"] in {"remb", "report"}  # both are looked at once a second
+        assert change["pc_id"] == pc_id
+        await wait_until(lambda: any(one[2] is not None for one in source.begun))
+        stats = (await manager.get_stats(pc_id))[pc_id]
+        assert stats["quality"] == "auto"
+        assert stats["transport"] == "transcode"
+        assert stats["adaptation_changes"] == 1
+        assert stats["target_bitrate"] <= 90_000
+        count = len(viewer.pictures)
+        await viewer.until(lambda: len(viewer.pictures) > count + 10)
+
+
+async def test_feedback_gives_an_estimate():
+    """With transport-wide feedback the estimate is of packets' arrivals, and a narrow REMB does not count."""
+    async with watched(feedback=True) as (viewer, manager, pc_id, heard):
+        rate = manager.peer(pc_id)._rate
+        await wait_until(lambda: rate.transport.stats.feedback > 5)
+        assert rate.transport.negotiated
+        await remb(viewer, manager, pc_id, 60_000)
+        await wait_until(lambda: rate.transport.stats.feedback > 30)
+        stats = (await manager.get_stats(pc_id))[pc_id]
+        assert stats["bandwidth_estimate"] > 200_000
+        assert 0 < stats["rtt"] < 5
+        assert heard.changes == []
+
+
+async def test_watching_the_rate():
+    """A viewer who asks gets `quality` messages as often, until he no longer does; what makes no sense is passed over."""
+    async with watched(feedback=True) as (viewer, _manager, _pc_id, _):
+        for nonsense in ("", "{", "[]", '{"type": "watch"}', '{"type": "watch", "every": -1}', "[" * 900,
+                         '{"type": "watch", "every": NaN}', '{"type": "watch", "every": "x"}', "x" * 5000):  # fmt: skip
+            viewer.channel.send(nonsense)
+        viewer.channel.send(json.dumps({"type": "watch", "every": 0.001}))
+
+        def told():
+            return [one for one in viewer.messages if one["type"] == "quality"]
+
+        await viewer.until(lambda: len(told()) > 8)
+        first, *_, last = told()
+        assert last["time"] - first["time"] >= 0.09 * (len(told()) - 1)  # ten a second at the most
+        assert first["level"] == "source"
+        assert first["target_bitrate"] is None
+        assert first["height"] == 180
+        assert {
+            "rtt",
+            "jitter",
+            "queue_delay",
+            "packet_loss",
+            "sent_bitrate",
+            "position",
+            "state",
+        } <= first.keys()
+        viewer.channel.send(json.dumps({"type": "watch", "every": 0}))
+        await asyncio.sleep(0.3)  # those that are on their way
+        count = len(told())
+        positions = len([one for one in viewer.messages if one["type"] == "playback"])
+        await viewer.until(
+            lambda: len([one for one in viewer.messages if one["type"] == "playback"]) > positions + 2
+        )
+        assert len(told()) == count
+
+
+@pytest.mark.parametrize("quality", ["very_high", "low"])
+async def test_a_held_level(quality):
+    """A level that is held stays, whatever the receiver estimates; where it is the source's own, that goes on."""
+    async with watched(feedback=False, quality=quality) as (viewer, manager, pc_id, heard):
+        await remb(viewer, manager, pc_id, 250_000)
+        count = len(viewer.pictures)
+        await viewer.until(lambda: len(viewer.pictures) > count + 45)
+        stats = (await manager.get_stats(pc_id))[pc_id]
+        assert stats["quality"] == quality
+        assert stats["transport"] == "packets"  # the clip has 180 lines
+        assert heard.changes == []

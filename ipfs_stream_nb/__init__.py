@@ -29,56 +29,77 @@ if TYPE_CHECKING:
     from ipfs_stream_nb.notifications.events import NotificationType
     from ipfs_stream_nb.notifications.manager import NotificationManager
     from ipfs_stream_nb.processing.processor import ContentProcessor, process_content
+    from ipfs_stream_nb.webrtc.adaptation import AdaptiveBitrateController
+    from ipfs_stream_nb.webrtc.buffer import StreamBuffer
+    from ipfs_stream_nb.webrtc.low_latency import LowLatencyStreamTrack
+    from ipfs_stream_nb.webrtc.manager import WebRTCStreamingManager
+    from ipfs_stream_nb.webrtc.signaling import handle_webrtc_signaling
+    from ipfs_stream_nb.webrtc.tracks import IPFSMediaStreamTrack
+    from ipfs_stream_nb.widgets.abr_chart import AbrChart
     from ipfs_stream_nb.widgets.uploader import Uploader
 
 _HOMES = {
+    "AbrChart": "widgets.abr_chart",
+    "AdaptiveBitrateController": "webrtc.adaptation",
     "AsyncClient": "clients.content",
     "AuthorizedNotificationManager": "notifications.authorized",
     "CID": "content.cid",
     "Client": "clients.sync",
+    "connect": "clients.connect",
+    "connect_async": "clients.connect",
     "ContentProcessor": "processing.processor",
     "EmbeddedNode": "content.embedded",
+    "handle_webrtc_signaling": "webrtc.signaling",
     "IPFSContentStream": "content.stream",
+    "IPFSMediaStreamTrack": "webrtc.tracks",
     "IPFSResourceManager": "content.pipe",
     "IPFSStreamError": "errors",
     "IPFSUploadHandler": "content.upload_handler",
     "KuboNode": "content.kubo.node",
+    "LowLatencyStreamTrack": "webrtc.low_latency",
     "NetworkOptimizer": "network",
     "NodeSettings": "content.nodes",
     "NotificationClient": "clients.notifications",
-    "NotificationType": "notifications.events",
     "NotificationManager": "notifications.manager",
-    "ResilienceContentStream": "content.resilience",
-    "Uploader": "widgets.uploader",
-    "WebRTCClient": "clients.webrtc",
-    "connect": "clients.connect",
-    "connect_async": "clients.connect",
+    "NotificationType": "notifications.events",
     "open_node": "content.nodes",
     "process_content": "processing.processor",
+    "ResilienceContentStream": "content.resilience",
+    "StreamBuffer": "webrtc.buffer",
+    "Uploader": "widgets.uploader",
+    "WebRTCClient": "clients.webrtc",
+    "WebRTCStreamingManager": "webrtc.manager",
 }
 
 __all__ = [
     "CID",
+    "AbrChart",
+    "AdaptiveBitrateController",
     "AsyncClient",
     "AuthorizedNotificationManager",
     "Client",
     "ContentProcessor",
     "EmbeddedNode",
     "IPFSContentStream",
+    "IPFSMediaStreamTrack",
     "IPFSResourceManager",
     "IPFSStreamError",
     "IPFSUploadHandler",
     "KuboNode",
+    "LowLatencyStreamTrack",
     "NetworkOptimizer",
     "NodeSettings",
     "NotificationClient",
     "NotificationManager",
     "NotificationType",
     "ResilienceContentStream",
+    "StreamBuffer",
     "Uploader",
     "WebRTCClient",
+    "WebRTCStreamingManager",
     "connect",
     "connect_async",
+    "handle_webrtc_signaling",
     "open_node",
     "process_content",
 ]

@@ -39,6 +39,8 @@ DOWN_SECONDS: Final = 2.0
 """How long a level goes on with half the frames, for less than it needs."""
 LEAST: Final = 0.8
 """Of the level below: the bit rate with which a level still looks better than that."""
+FAR_LESS: Final = 0.75
+"""Of that: what is so little that the level below is taken at once."""
 LEAST_BITRATE: Final = 30_000
 LAGGING: Final = 0.2
 """Share of the time by which an encoder falls behind, from which on it is asked for less,"""
@@ -195,8 +197,11 @@ class AdaptiveBitrateController:
     # -- with an estimate
 
     def _follow(self, carried: float, now: float, reason: str) -> None:
-        if self.mode != AUTO or now < self._blocked_until:
-            self._hold(carried)
+        if now < self._blocked_until:
+            if not self.at_source:
+                self._apply(carried)
+        elif self.mode != AUTO:
+            self._hold(carried, now, reason)
         elif self.at_source:
             self._check_source(carried, now, reason)
         elif self._anew:
@@ -209,10 +214,21 @@ class AdaptiveBitrateController:
             if not self._rise(carried, now, reason):
                 self._apply(carried)
 
-    def _hold(self, carried: float) -> None:
-        """The level is not to be changed."""
+    def _hold(self, carried: float, now: float, reason: str) -> None:
+        """The level is not to be changed; with all the source's lines it is the source itself while that is carried."""
+        source = self.source_bitrate
         if self.at_source:
+            if carried < SHORT * source and self._lasts("short", now, SHORT_SECONDS):
+                self._change(self._top, reason, carried)
+            elif carried >= SHORT * source:
+                self._since.pop("short", None)
             return
+        if self.height is None and 0 < AMPLE * source <= carried:
+            if self._lasts("source", now, self._patience):
+                self._change(self._top, reason, at_source=True)
+                return
+        else:
+            self._since.pop("source", None)
         short = carried < self._least(self.current_level_index) / 2
         self.frame_rate = self._half_rate() if short else None
         self._apply(carried)
@@ -235,7 +251,9 @@ class AdaptiveBitrateController:
         least = self._least(self.current_level_index)
         self._since.pop("up", None)
         self._since.pop("source", None)
-        if carried < least / 2 or self._lasts("short", now, DOWN_SECONDS):
+        now_rate = self.sample_window[-1]["send_bitrate"]
+        far = carried < FAR_LESS * least or (now_rate is not None and now_rate < FAR_LESS / 2 * least)
+        if far or self._lasts("short", now, DOWN_SECONDS):
             self._change(self._fitting(carried), reason, carried)
         else:
             self.frame_rate = self._half_rate()
@@ -270,16 +288,18 @@ class AdaptiveBitrateController:
     # -- without an estimate
 
     def _adapt_quality(self, now: float) -> None:
-        """By round trip and losses; both must be known for a better level."""
+        """By round trip and losses. A better level takes both, and no estimate shortly before: that one is only missing."""
         recent = [one for one in self.sample_window if now - one["timestamp"] <= PERIOD]
         trips = [one["rtt"] for one in recent if one["rtt"] is not None]
         losses = [one["packet_loss"] for one in recent if one["packet_loss"] is not None]
         if not trips and not losses:
             return
         points = score(_mean(trips), _mean(losses))
+        latest = self.sample_window[-1]
+        known = latest["rtt"] is not None and latest["packet_loss"] is not None
         if points < POOR:
             self._decrease_quality()
-        elif points > GOOD and trips and losses:
+        elif points > GOOD and known and all(one["bandwidth_estimate"] is None for one in self.sample_window):
             self._increase_quality()
 
     def _increase_quality(self) -> None:

@@ -20,6 +20,8 @@ LIVE_AHEAD: Final = 0.07
 """The same of what is encoded just in time, as the network allows: a change is seen so much later."""
 DRY: Final = 0.2
 """Seconds after which a track that waits for its source holds up the others too."""
+RUSH_RATE: Final = 5_000_000
+"""Bytes a second of a preroll: the pictures that a decoder needs before the one that is asked for."""
 
 Open = Callable[[TrackKind, float], AsyncGenerator[EncodedPacket, None]]
 """A track's packets from a position on."""
@@ -144,6 +146,12 @@ class Lane:
         assert packet is not None  # noqa: S101  # it was fetched
         self.end = max(self.end, packet.time + packet.duration)
         return packet
+
+    def rush(self, packet: EncodedPacket, at: float) -> float:
+        """A packet of the preroll goes out; the time to stamp it with: the first one's, so that a browser shows few of them."""
+        self.free_at = at + len(packet.data) / RUSH_RATE
+        self.rushed = self.rushed or at
+        return self.rushed
 
     def is_dry(self, clock: Clock) -> bool:
         """Whether it has waited so long for its source that the others wait with it."""

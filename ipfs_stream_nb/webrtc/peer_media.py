@@ -296,6 +296,13 @@ class PeerMedia:
                 bytes_sent=stats["bytes_sent"], frames_sent=stats["frames_sent"],
             )  # fmt: skip
 
+    @property
+    def _transport(self) -> str:
+        """How the pictures go out; where there are none, the sound."""
+        videos = [one for one in self.tracks.values() if one.controller is not None]
+        every = {one.transport for one in videos or self.tracks.values()}
+        return "transcode" if "transcode" in every else "packets"
+
     async def stats(self) -> dict[str, Any]:
         """The part of connection_stats that is about media and its way to the receiver."""
         reports = [
@@ -323,11 +330,7 @@ class PeerMedia:
             "buffer_health": min((one.playback.buffer_health for one in self.contents), default=1.0),
             "adaptation_changes": self.adaptation_changes,
             "last_quality_update": self.last_quality_update,
-            "transport": (
-                "transcode"
-                if any(one.transport == "transcode" for one in self.tracks.values())
-                else "packets"
-            ),
+            "transport": self._transport,
         }
 
     async def close(self, state: str) -> None:

@@ -16,12 +16,10 @@ from ipfs_stream_nb.webrtc.switching import Renditions
 State = Literal["playing", "paused", "ended", "failed"]
 
 LATE: Final = 0.2
-"""Seconds that a packet may be late. Beyond, where the source is slow, the clock is set back for all tracks, and nothing is left
-out; where the network is, and sound gets through, pictures are left out up to a key frame."""
+"""Seconds that a packet may be late. Beyond, the clock is set back for all tracks; or, where it is the network that is slow and
+sound gets through, pictures are left out up to a key frame."""
 SLACK: Final = 0.0005
 """Seconds that a timer may be early."""
-RUSH_RATE: Final = 5_000_000
-"""Bytes a second of a preroll: the pictures that a decoder needs before the one that is asked for."""
 REFRESH_EVERY: Final = 1.0
 """Seconds between two refreshes at the least, however often a receiver asks."""
 SHORTEST_LOOP: Final = 0.05
@@ -57,7 +55,7 @@ class Playback:
         self.seconds_behind = 0.0
         """By which the clock was set back in all, since the source was slow."""
         self.restarts = 0
-        """Of the video: what was sent before and has not arrived is of no use any more."""
+        """Of the video: what was sent before one is of no use after it."""
         self.error: BaseException | None = None
         """What it failed with."""
         self._on_change = on_change
@@ -71,6 +69,7 @@ class Playback:
         self._epoch: float | None = None
         """The loop's time of RTP timestamp 0, for all kinds."""
         self._refreshed = -math.inf
+        self._stood = -1.0  # where it was last sent again
         self._lanes: dict[TrackKind, Lane] = {}
         for kind in kinds:
             self.add(kind)
@@ -173,8 +172,11 @@ class Playback:
             self._restart_video()
 
     def refresh(self) -> None:
-        """Send the video again from the last keyframe on: its receiver has lost some, or has just joined."""
-        if now() - self._refreshed >= REFRESH_EVERY and not self._pending:
+        """Send the video again from the last keyframe on: its receiver has lost some. While the picture stands still, once:
+        browsers ask again and again where nothing comes."""
+        place = self._clock.position
+        if now() - self._refreshed >= REFRESH_EVERY and not self._pending and place != self._stood:
+            self._stood = place
             self._restart_video()
 
     def add(self, kind: TrackKind) -> None:
@@ -314,12 +316,10 @@ class Playback:
         return -late
 
     def _timed(self, lane: Lane) -> TimedPacket:
-        packet, at = lane.take(), now()
-        preroll = lane.preroll is not None
+        packet, at, preroll = lane.take(), now(), lane.preroll is not None
         due = at if preroll or not self._clock.runs else min(self._clock.due(packet.time), at)
         if preroll:
-            due = lane.rushed = lane.rushed or at  # all at once: a browser then shows few of them, or none
-            lane.free_at = at + len(packet.data) / RUSH_RATE
+            due = lane.rush(packet, at)
         if self._epoch is None:
             self._epoch = due
         ticks = lane.stamp(due - self._epoch, packet.duration / self._clock.rate)

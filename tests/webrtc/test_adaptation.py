@@ -123,7 +123,9 @@ def test_first_frames_then_lines():
     assert run.track.told[-1] == (None, 700_000, 15.0)
     run.carry(900_000, 0.1)
     assert run.track.told[-1] == (None, 900_000, None)
-    run.carry(700_000, 2.2)
+    run.carry(700_000, 1.0, send_bitrate=650_000)
+    assert run.track.told[-1] == (None, 650_000, 15.0)
+    run.carry(700_000, 1.2)
     assert run.track.told[-1] == (480, 700_000, None)
     assert [level for level, _ in run.changes] == ["high", "medium"]
 
@@ -191,8 +193,12 @@ def test_held_levels():
     assert run.changes == []
     run.controller.set_quality("very_high")
     assert run.track.told[-1] == (None, None, None)
-    run.carry(90_000, 5)
-    assert run.controller.level == "source"
+    run.carry(2_000_000, 0.5)
+    assert run.track.told[-1] == (None, 2_000_000, None)  # its lines, at what is carried
+    run.carry(4_000_000, 3.2)
+    assert run.track.told[-1] == (None, None, None)
+    assert [level for level, _ in run.changes] == ["high", "source"]
+    run.carry(90_000, 0.5)
     run.controller.set_quality("auto")
     run.carry(90_000, 0.1)
     assert run.controller.level == "very_low"
@@ -250,6 +256,18 @@ def test_by_round_trip_and_loss():
     assert run.controller.level == "medium"
     run.carry(None, 60, packet_loss=0.0, rtt=0.02)
     assert run.controller.level == "high"  # the source has no more lines
+
+
+def test_an_estimate_that_goes_missing():
+    """Good round trips before it, or beside it, lead nowhere: what was carried last is all that is known."""
+    run = Run()
+    run.carry(400_000, 10, rtt=0.05, packet_loss=0.0)
+    run.carry(None, 2, rtt=0.05, packet_loss=0.0)
+    for _ in range(100):
+        run.now += 0.5
+        run.controller.add_sample({})
+    assert run.controller.level == "medium"
+    assert run.controller.target_bitrate == 400_000
 
 
 def test_units():

@@ -125,9 +125,14 @@ class Content:
         name = _name(stream.codec_context)
         times = [pts for pts, _ in decoder.packets]
         in_order = None not in times and times == sorted(cast("list[int]", times))
-        passes = in_order and (
-            (name == "h264" and canvas.same and through.takes_h264(stream, source, shown))
-            or (name == "vp8" and (canvas.width - shown.width, canvas.height - shown.height) in _ODD)
+        slow_enough = float(stream.average_rate or 0) < pictures.MAX_FRAME_RATE + 1
+        passes = (
+            slow_enough
+            and in_order
+            and (
+                (name == "h264" and canvas.same and through.takes_h264(stream, source, shown))
+                or (name == "vp8" and (canvas.width - shown.width, canvas.height - shown.height) in _ODD)
+            )
         )
         return EncodedTrack(
             kind="video",

@@ -42,6 +42,8 @@ LEAST: Final = 0.8
 FAR_LESS: Final = 0.75
 """Of that: what is so little that the level below is taken at once."""
 LEAST_BITRATE: Final = 30_000
+MOST: Final = 1e12
+"""Of any statistic; more is none."""
 LAGGING: Final = 0.2
 """Share of the time by which an encoder falls behind, from which on it is asked for less,"""
 LAG_WINDOW: Final = 15
@@ -342,7 +344,8 @@ class AdaptiveBitrateController:
             apply(height=self.height, bitrate=self.target_bitrate, frame_rate=self.frame_rate)
 
     def _lasts(self, what: str, now: float, seconds: float) -> bool:
-        return now - self._since.setdefault(what, now) >= seconds
+        since = self._since[what] = min(self._since.get(what, now), now)  # clocks are set back
+        return now - since >= seconds
 
     @property
     def _facts(self) -> EncodedTrack | None:
@@ -382,8 +385,8 @@ def _number(value: object, key: str) -> float | None:
     """A statistic that can be, or None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    most = 1.0 if key == "packet_loss" else math.inf
-    return float(value) if 0 <= value <= most and math.isfinite(value) else None
+    most = 1.0 if key == "packet_loss" else MOST
+    return float(value) if 0 <= value <= most else None
 
 
 def _mean(values: list[float]) -> float | None:

@@ -61,9 +61,13 @@ def checked_position(position: float, duration: float | None) -> float:
     """A position in seconds; beyond the end, the end. Raises BadRequestError."""
     if isinstance(position, bool) or not isinstance(position, (int, float)) or not position >= 0:
         raise BadRequestError(f"a position is a number of seconds of 0 or more, not {str(position)[:80]!r}")
-    if position == math.inf:
+    try:
+        seconds = float(position)
+    except OverflowError:
+        seconds = math.inf
+    if seconds == math.inf:
         raise BadRequestError("a position is a finite number of seconds")
-    return float(position) if duration is None else min(float(position), duration)
+    return seconds if duration is None else min(seconds, duration)
 
 
 def checked_rate(rate: float) -> float:

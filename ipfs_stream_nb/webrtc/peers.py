@@ -283,10 +283,8 @@ class Peer:
             self._close_soon("closed")
 
     def _control_rate(self) -> None:
-        """Have the video sent as the network allows; it shares its transport with all else."""
-        senders = [
-            one.transceiver.sender for one in self.media.tracks.values() if one.transceiver and one.controller
-        ]
+        """Have everything sent as the network allows, and retransmissions within a budget; one transport serves all."""
+        senders = [one.transceiver.sender for one in self.media.tracks.values() if one.transceiver]
         if senders and self._negotiation is not None:
             self._rate = SendRate(self.media, senders[0].transport, self._negotiation)
             self._spawn(self._rate.run())

@@ -42,6 +42,8 @@ class Reporter:
         self._quality = quality
         self._watched = 0.0
         """Seconds between two `quality` messages; 0: nobody watches."""
+        self._next_quality = 0.0
+        """The loop's time of the next one."""
         self._changed = asyncio.Event()
         self._marks: deque[dict[str, Any]] = deque(maxlen=MAX_MARKS)
         channel.on("open", self._send_marks)
@@ -78,16 +80,17 @@ class Reporter:
         try:
             message: Any = json.loads(data) if len(data) <= MAX_MESSAGE else None
             every = float(message["every"]) if message["type"] == "watch" else -1.0
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return
         if 0 <= every < float("inf"):
             self._watched = max(every, QUALITY_EVERY) if every else 0.0
+            self._next_quality = 0.0
             self._changed.set()
 
     async def run(self) -> None:
         """Until it is cancelled."""
         loop = asyncio.get_running_loop()
-        next_stats = next_quality = loop.time()
+        next_stats = loop.time()
         told: dict[str, Any] = {}
         next_position = loop.time()
         while True:
@@ -104,8 +107,8 @@ class Reporter:
             if loop.time() >= next_stats:
                 next_stats += STATS_EVERY
                 self.send(await self._stats())
-            if self._watched and loop.time() >= next_quality:
-                next_quality = max(next_quality + self._watched, loop.time())
+            if self._watched and loop.time() >= self._next_quality:
+                self._next_quality = max(self._next_quality + self._watched, loop.time())
                 if (quality := self._quality()) is not None:
                     self.send(quality)
             self._send_marks()

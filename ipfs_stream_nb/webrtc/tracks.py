@@ -28,6 +28,9 @@ KINDS: Final[tuple[TrackKind, ...]] = ("video", "audio")
 BITRATE_SECONDS: Final = 1.0
 """Over which the bitrate is measured."""
 MAX_FRAME_RATE: Final = 240.0
+HEIGHTS: Final = (16, 16384)
+BITRATES: Final = (10_000, 100_000_000)
+"""Lines and bit/s that can be asked for."""
 AT_ONCE: Final = 0.5
 """Of what is sent: a rendition of less than that takes the place of the one before before its time, which is lost anyway."""
 _TIME_BASES: Final = {kind: Fraction(1, rate) for kind, rate in CLOCK_RATES.items()}
@@ -49,6 +52,21 @@ def checked_frame_rate(rate: object) -> float:
             f"a frame rate is a number above 0, of at most {MAX_FRAME_RATE:g}, not {str(rate)[:80]!r}"
         )
     return rate
+
+
+def _check_encoding(height: object, bitrate: object, frame_rate: object) -> None:
+    """Raises BadRequestError for parameters that no video can be encoded with."""
+    for name, value, (least, most) in (
+        ("height", height, HEIGHTS),
+        ("bitrate", bitrate, BITRATES),
+        ("frame_rate", frame_rate, (0.1, MAX_FRAME_RATE)),
+    ):
+        whole = isinstance(value, int) or name == "frame_rate"
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and whole
+        if value is not None and not (number and least <= value <= most):  # type: ignore[operator]
+            raise BadRequestError(
+                f"{name} is a number of {least:,} to {most:,}, or None; not {str(value)[:80]!r}"
+            )
 
 
 class IPFSMediaStreamTrack(MediaStreamTrack):
@@ -94,6 +112,8 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
         self._on_first = on_first
         self._marker = Marker(track_kind(self.kind))
         self._on_mark = on_mark
+        self._encoding: tuple[int | None, int | None, float | None] | None = None
+        """What was asked for before the content was open."""
         self._closing: asyncio.Task[None] | None = None
         self._recent: deque[tuple[float, int]] = deque()
         """Times and sizes of the latest packets."""
@@ -112,6 +132,8 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
                 return frame
             if self.playback is None:
                 self.playback = await self._open()
+                if self._encoding is not None:
+                    self.set_encoding_parameters(*self._encoding)
             timed = await self.playback.next(track_kind(self.kind))
         except (StreamEndedError, MediaStreamError):
             self.stop()
@@ -137,10 +159,14 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
     ) -> None:
         """Encode the video just in time: with `height` lines at most (None: all), at `bitrate` bit/s, with `frame_rate` frames a
         second at most (None: all). Where the height stays, bit and frame rate follow at once, without a key frame. All None:
-        the content as it is. Raises BadRequestError where there is no video of ours that plays."""
+        the content as it is. Raises BadRequestError for what cannot be, and where there is no video of ours."""
+        _check_encoding(height, bitrate, frame_rate)
+        if self.track is not None or self.kind != "video":
+            raise BadRequestError("there is no video of ours whose encoding could be set")
         facts, playback = self.facts, self.playback
-        if facts is None or playback is None or facts.kind != "video":
-            raise BadRequestError("there is no open video whose encoding could be set")
+        if facts is None or playback is None:
+            self._encoding = (height, bitrate, frame_rate)  # for when it is open
+            return
         if height is None and bitrate is None and frame_rate is None:
             playback.set_rendition(None)
             return

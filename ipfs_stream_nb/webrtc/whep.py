@@ -94,9 +94,9 @@ class WhepSessions:
             headers["Link"] = self._link
         return WhepAnswer(201, session, headers, answer)
 
-    async def patch(self, session: str, fragment: str, *, user: str | None = None) -> WhepAnswer:
+    async def patch(self, session: str, fragment: str, *, cid: str, user: str | None = None) -> WhepAnswer:
         """Take a player's candidates (RFC 8840): 204. Raises NotFoundError, BadRequestError, RestartError."""
-        manager = self._manager_of(session, user)
+        manager = self._manager_of(session, cid, user)
         candidates, ufrag, ended = parse_fragment(fragment)
         remote = manager.peer_connections[session].remoteDescription
         if ufrag and remote is not None and f"a=ice-ufrag:{ufrag}\r\n" not in remote.sdp:
@@ -107,9 +107,9 @@ class WhepSessions:
             await manager.handle_candidate(session, None)
         return WhepAnswer(204)
 
-    async def delete(self, session: str, *, user: str | None = None) -> WhepAnswer:
+    async def delete(self, session: str, *, cid: str, user: str | None = None) -> WhepAnswer:
         """End a session: 200. Raises NotFoundError."""
-        await self._manager_of(session, user).close_peer_connection(session)
+        await self._manager_of(session, cid, user).close_peer_connection(session)
         self._tidy()
         return WhepAnswer(200)
 
@@ -120,10 +120,13 @@ class WhepSessions:
         for manager in managers:
             await manager.close_all_connections()
 
-    def _manager_of(self, session: str, user: str | None) -> WebRTCStreamingManager:
+    def _manager_of(self, session: str, cid: str, user: str | None) -> WebRTCStreamingManager:
+        """Whose session this is; it must be one of that content, for which a request has its rights."""
         for (_, known), manager in self._managers.items():
             if known == user and session in manager.peer_connections:
-                return manager
+                if manager.peer(session).wanted.cid == cid:
+                    return manager
+                break
         raise NotFoundError(f"there is no session {session[:80]!r}; it may have ended")
 
     def _tidy(self) -> None:

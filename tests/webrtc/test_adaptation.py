@@ -291,7 +291,13 @@ def test_another_track():
 
 
 statistic = st.one_of(
-    st.none(), st.floats(), st.integers(-5, 10**9), st.text(max_size=3), st.booleans(), st.just(-0.0)
+    st.none(),
+    st.floats(),
+    st.integers(-5, 10**9),
+    st.text(max_size=3),
+    st.booleans(),
+    st.just(-0.0),
+    st.just(10**400),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from fractions import Fraction
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from aiortc.mediastreams import MediaStreamError
 from av import Packet, VideoFrame
 
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError
+from ipfs_stream_nb.media.encoded import Aim
 from ipfs_stream_nb.samples import read_frame_number
 from ipfs_stream_nb.webrtc.low_latency import LowLatencyStreamTrack
 from ipfs_stream_nb.webrtc.playback import Playback
@@ -245,3 +247,37 @@ async def test_source_falls_behind():
             times.append(loop.time())
     assert track.get_stats()["frames_dropped"] == 0
     assert max(b - a for a, b in pairwise(times[3:12])) < 2 / 30
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"height": 0}, {"height": -1}, {"height": 1.5}, {"height": True}, {"height": "x"}, {"height": 10**9},
+     {"bitrate": math.nan}, {"bitrate": 1e30}, {"bitrate": 10**12}, {"bitrate": -5}, {"bitrate": 500.5},
+     {"frame_rate": 0}, {"frame_rate": -5}, {"frame_rate": math.nan}, {"frame_rate": 1e30}, {"frame_rate": "x"}],
+    ids=repr,
+)  # fmt: skip
+async def test_encodings_that_cannot_be(wrong):
+    """They are refused where they are asked for, by name, and the track plays on."""
+    source = PacketSource(clip())
+    playback = Playback(source, ("video",))
+    track = IPFSMediaStreamTrack(kind="video", playback=playback)
+    with pytest.raises(BadRequestError, match=next(iter(wrong))):
+        track.set_encoding_parameters(**wrong)
+    assert (await track.recv()).is_keyframe
+    track.stop()
+    await playback.close()
+
+
+async def test_an_encoding_before_the_content_is_open():
+    """It is kept, and holds from the first packet on."""
+    sources = Sources(clip=clip())
+    track = IPFSMediaStreamTrack(ipfs_api=object(), cid="clip", sources=sources)
+    track.set_encoding_parameters(height=90, bitrate=100_000)
+    await track.recv()
+    assert track.playback.renditions.aim == Aim(100_000)
+    track.stop()
+    await track.closed()
+    with pytest.raises(BadRequestError):
+        IPFSMediaStreamTrack(ipfs_api=object(), cid="clip", kind="audio").set_encoding_parameters(
+            bitrate=64_000
+        )

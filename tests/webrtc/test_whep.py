@@ -77,10 +77,12 @@ async def test_plays(sources, events, viewer, cid, kinds, channel):  # noqa: PLR
             await viewer.until(lambda: viewer.messages)
         assert events.all[0][2]["owner"] == "anna"
         with pytest.raises(NotFoundError):
-            await sessions.delete(answer.session, user="somebody else")
-        assert (await sessions.delete(answer.session)).status == 200
+            await sessions.delete(answer.session, cid=cid, user="somebody else")
         with pytest.raises(NotFoundError):
-            await sessions.delete(answer.session)
+            await sessions.delete(answer.session, cid="silent")  # whose reader has no rights on this one
+        assert (await sessions.delete(answer.session, cid=cid)).status == 200
+        with pytest.raises(NotFoundError):
+            await sessions.delete(answer.session, cid=cid)
     assert events.types()[-1] == "webrtc_connection_closed"
     assert sources.all_closed()
 
@@ -97,16 +99,18 @@ async def test_trickle(sources, viewer):
         await viewer.pc.setRemoteDescription(RTCSessionDescription(answer.body, "answer"))
         ufrag = next(line for line in bare if line.startswith("a=ice-ufrag"))
         lines = [ufrag, "m=video 9 UDP/TLS/RTP/SAVPF 0", "a=mid:0", *(f"a={one}" for one in candidates)]
-        patched = await sessions.patch(answer.session, "\r\n".join([*lines, "a=end-of-candidates", ""]))
+        patched = await sessions.patch(
+            answer.session, "\r\n".join([*lines, "a=end-of-candidates", ""]), cid="webm"
+        )
         assert patched.status == 204
         await viewer.until(lambda: viewer.pictures)
         with pytest.raises(RestartError) as caught:
-            await sessions.patch(answer.session, "a=ice-ufrag:another\r\na=ice-pwd:x\r\n")
+            await sessions.patch(answer.session, "a=ice-ufrag:another\r\na=ice-pwd:x\r\n", cid="webm")
         assert caught.value.status == 422
         with pytest.raises(BadRequestError):
-            await sessions.patch(answer.session, "a=candidate:nonsense\r\n")
+            await sessions.patch(answer.session, "a=candidate:nonsense\r\n", cid="webm")
         with pytest.raises(NotFoundError):
-            await sessions.patch("nobody's", "")
+            await sessions.patch("nobody's", "", cid="webm")
 
 
 async def test_refusals(sources, viewer):

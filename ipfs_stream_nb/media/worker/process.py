@@ -43,6 +43,8 @@ OnPackets = Callable[[list[EncodedPacket]], None]
 
 MAX_READ: Final = 2**20
 """Bytes that a worker may ask for at once."""
+MAX_READS: Final = 4096
+"""Reads that may wait: one that seeks quickly through slow content leaves many behind."""
 MAX_NAME: Final = 32
 """Characters of a codec's name."""
 TICK_SECONDS: Final = 0.5
@@ -61,6 +63,8 @@ class Worker:
         self._taps: dict[int, Tap] = {}
         self._numbers = 0
         self._reads: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Semaphore(2 * limits.cursors + 2)
+        """For as many as its cursors can use at once."""
         self._ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._info: asyncio.Future[EncodedInfo] | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -200,7 +204,7 @@ class Worker:
         if (
             length > MAX_READ
             or offset + length > self._size
-            or len(self._reads) > 2 * self._limits.cursors + 2
+            or len(self._reads) >= MAX_READS  # those of cursors that were stopped are among them
         ):
             raise ValueError("a read that no worker of ours would ask for")
         task = asyncio.create_task(self._answer(number, offset, length))
@@ -209,7 +213,8 @@ class Worker:
 
     async def _answer(self, number: int, offset: int, length: int) -> None:
         try:
-            data = await cast("ReadAt", self._read_at)(offset, length)
+            async with self._reading:
+                data = await cast("ReadAt", self._read_at)(offset, length)
         except IPFSStreamError as error:
             self._send(Kind.NO_BYTES, number, error_body(error))
         except Exception as error:  # noqa: BLE001 - the worker is told, and goes on

@@ -62,16 +62,16 @@ class WhepHandler(IPFSHandler):
         self._send(answer)
 
     @access(Action.READ)
-    async def patch(self, _path: str) -> None:
+    async def patch(self, path: str) -> None:
         """Take candidates."""
         sessions = await self.context.peers.whep(await self.node())
-        self._send(await sessions.patch(self._session(), self._sdp(FRAGMENT), user=self.user))
+        self._send(await sessions.patch(self._session(), self._sdp(FRAGMENT), cid=path, user=self.user))
 
     @access(Action.READ)
-    async def delete(self, _path: str) -> None:
+    async def delete(self, path: str) -> None:
         """End the session."""
         sessions = await self.context.peers.whep(await self.node())
-        self._send(await sessions.delete(self._session(), user=self.user))
+        self._send(await sessions.delete(self._session(), cid=path, user=self.user))
 
     def _session(self) -> str:
         return self.get_query_argument("session", "")

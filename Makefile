@@ -19,7 +19,7 @@ check: $(VENV)/test ## lint, formatting and types
 	$(BIN)/mypy
 
 unit: $(VENV)/test ## the test-suite, the browser's tests by themselves, with what could not run listed at each end
-	PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),-n 2 --dist loadfile --ignore=tests/browser)
+	PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),-n 3 --dist loadfile --ignore=tests/browser)
 	[ -n "$(PYTEST_ARGS)" ] || PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest tests/browser
 
 notebooks: $(VENV)/test ## the notebooks, cell by cell, without a Jupyter server

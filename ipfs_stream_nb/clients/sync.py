@@ -330,13 +330,14 @@ class Client(
         controls: bool = True,
         width: int | str = 640,
         transport: str = "http",
+        quality: str = "auto",
     ) -> Player:
         """A widget that plays video, audio or an image.
 
         `current_time`: seconds from which it plays; `volume`: 0 to 1; `playback_rate`: 0.0625 to 16, 1 being normal;
         `autoplay`: at once (browsers mostly ask for `muted` too); `controls`: with the browser's buttons; `width`:
         pixels, or a CSS length such as "100%". All of these can be set on the widget later on. `transport`: "http",
-        "webrtc" (live, re-encoded where the browser needs it), or "auto": WebRTC, and HTTP where that brings no media.
+        "webrtc" (live, re-encoded where needed), or "auto": WebRTC, and HTTP where that brings no media; with a `quality`.
 
         Raises NotFoundError, IsDirectoryError, and TraitError for a value that is out of range.
         """
@@ -354,6 +355,7 @@ class Client(
             controls=controls,
             width=width,
             transport=transport,
+            quality=quality,
         )
 
     def uploader(

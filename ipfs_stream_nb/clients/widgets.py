@@ -54,6 +54,7 @@ class WidgetMethods(ChartMethods, ABC):
         controls: bool = True,
         width: int | str = 640,
         transport: str = "http",
+        quality: str = "auto",
     ) -> Player:
         """A widget that plays video, audio or an image.
 
@@ -61,6 +62,7 @@ class WidgetMethods(ChartMethods, ABC):
         `autoplay`: at once (browsers mostly ask for `muted` too); `controls`: with the browser's buttons; `width`:
         pixels, or a CSS length such as "100%". All of these can be set on the widget later on. `transport`: "http",
         "webrtc" (live, re-encoded where the browser needs it), or "auto": WebRTC, and HTTP where that brings no media.
+        `quality` over WebRTC: "auto" or a level such as "low".
 
         Raises NotFoundError, IsDirectoryError, and TraitError for a value that is out of range.
         """
@@ -79,6 +81,7 @@ class WidgetMethods(ChartMethods, ABC):
             controls=controls,
             width=width,
             transport=transport,
+            quality=quality,
         )
 
     async def uploader(

@@ -8,7 +8,8 @@ import importlib.util
 import math
 import numbers
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,16 @@ from ipfs_stream_nb.clients.results import hinted
 from ipfs_stream_nb.display import a_kind
 from ipfs_stream_nb.errors import BadRequestError
 from ipfs_stream_nb.widgets.abr_picture import picture
-from ipfs_stream_nb.widgets.abr_samples import COLUMNS, Sample, Samples, from_columns, read_sample, to_columns
+from ipfs_stream_nb.widgets.abr_samples import (
+    COLUMNS,
+    Sample,
+    Samples,
+    checked_name,
+    from_columns,
+    read_sample,
+    rows_of,
+    to_columns,
+)
 from ipfs_stream_nb.widgets.modules import join_modules
 from ipfs_stream_nb.widgets.player import Player
 from ipfs_stream_nb.widgets.strict import StrictWidget
@@ -31,6 +41,7 @@ MAX_SECONDS: Final = 3600.0
 """Of the window that is shown."""
 SEND_EVERY: Final = 0.1
 """Seconds between two messages with samples to the pages."""
+TRANSPORT_NAMES: Final = {"http": "HTTP", "webrtc": "WebRTC", "auto": "WebRTC or HTTP"}
 MAX_MESSAGE: Final = 2_000
 """Samples taken from one message of a page; it sends those of about a second."""
 
@@ -71,17 +82,21 @@ class AbrChart(StrictWidget):
     _keys = t.Dict(help="where a page finds the samples of a connection's player").tag(sync=True)
 
     @hinted
-    def __init__(self, *players: Player, seconds: float = 60.0) -> None:
-        """A chart of players, and of what `add_sample` brings. Raises BadRequestError for what is no
-        player, for one that is closed or there twice, and TraitError for a window that is none."""
+    def __init__(
+        self, *players: Player | Sequence[Player], seconds: float = 60.0, names: Sequence[str] | None = None
+    ) -> None:
+        """A chart of players, or of a list of them, and of what `add_sample` brings.
+
+        `names`: of their connections, else those of the files. Raises BadRequestError for what is no player,
+        for one that is closed or there twice, for names that do not fit, and TraitError for a window that is
+        none.
+        """
         self._samples = Samples()
         self._unsent: dict[str, list[Sample]] = {}
         self._sent_at = -math.inf
         self._sending: asyncio.TimerHandle | None = None
-        keys: dict[str, str] = {}
-        for player in players:
-            name = self._name_of(player, keys)
-            keys[name] = player._samples_key  # noqa: SLF001  # ours
+        listed = players[0] if len(players) == 1 and isinstance(players[0], list | tuple) else players
+        keys = _named(listed, names)
         for name in keys:
             self._samples.open(name)
         self.set_trait("connections", self._samples.connections)
@@ -89,50 +104,54 @@ class AbrChart(StrictWidget):
         self.connection = next(iter(keys), "")
         self.on_msg(self._receive)
 
-    def _name_of(self, player: Player, taken: Mapping[str, str]) -> str:
-        """The file's name; where there are two of one name, the second is `name (2)`."""
-        if not isinstance(player, Player):
-            raise BadRequestError(f"a chart takes players, as from client.play(…), not {a_kind(player)}")
-        if player._closed:  # noqa: SLF001  # ours
-            raise BadRequestError(f"{player!r}: its figures cannot be shown, as it is closed")
-        if player._samples_key in taken.values():  # noqa: SLF001  # ours
-            raise BadRequestError(f"{player!r} is there twice")
-        name = player.path.rsplit("/", 1)[-1]
-        short = name if len(name) <= 40 else f"{name[:12]}…{name[-12:]}"
-        names = (short, *(f"{short} ({number})" for number in range(2, len(taken) + 3)))
-        return next(one for one in names if one not in taken)
-
     # ---- samples
 
-    def add_sample(self, sample: Mapping[str, Any], *, connection: str = "samples") -> None:
+    def add_sample(self, sample: Mapping[str, Any], *, connection: str | None = None) -> None:
         """Show a sample, such as one of a recorded run or a `quality` message of the server.
 
         `sample` has `time` in seconds (now where it is missing) and any of: target_bitrate, sent_bitrate,
         received_bitrate, bandwidth_estimate, throughput (bit/s), rtt, jitter, queue_delay, buffer,
         freeze_seconds, position (s), packet_loss (0 to 1), width, height (pixels), frame_rate,
         frames_per_second, frames_dropped, freezes (counts since the start), level, state, reason (words).
-        What is missing, None or NaN is a gap.
+        What is missing, None or NaN is a gap. `connection`: its name, else what the sample has as
+        "connection", else "samples".
 
-        Raises BadRequestError for other keys, values that cannot be, and a time that is not later than the
-        one before.
+        Raises BadRequestError for other keys, values that cannot be, a sample without anything in it, and a
+        time that is not later than the one before.
         """
         self.add_samples([sample], connection=connection)
 
-    def add_samples(self, samples: Iterable[Mapping[str, Any]], *, connection: str = "samples") -> None:
-        """Show many samples at once, or none of them where one is refused. See `add_sample`."""
-        if isinstance(samples, Mapping | str | bytes) or not isinstance(samples, Iterable):
-            raise BadRequestError(f"add_samples takes a list of samples, not {a_kind(samples)}")
-        read = [read_sample(sample, time.time()) for sample in samples]
+    def add_samples(
+        self,
+        samples: Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Any]] | DataFrame,
+        *,
+        connection: str | None = None,
+    ) -> None:
+        """Show many samples at once, or none of them where one is refused: a list, such as `to_records` gives,
+        a DataFrame, or a dict of columns. See `add_sample`."""
+        read: dict[str, list[Sample]] = {}
+        for sample in rows_of(samples):
+            checked = read_sample(sample, time.time())
+            given = sample.get("connection", "samples") if connection is None else connection
+            name = checked_name(given)
+            read.setdefault(name, []).append(checked)
         if self._closed:
             raise BadRequestError("add_sample: this chart is closed")
-        if connection in self._keys:
-            raise BadRequestError(f"{connection!r} is the name of a player, whose samples come from the page")
-        self._samples.open(connection)
-        self._samples.add(connection, read)
-        self._unsent.setdefault(connection, []).extend(read)
-        if connection not in self.connections:
-            self.set_trait("connections", self._samples.connections)
-            self.connection = self.connection or connection
+        for name, found in read.items():
+            if name in self._keys:
+                raise BadRequestError(
+                    f"{name!r} is the name of a player, whose samples come from the page; "
+                    'give these another: connection="…"'
+                )
+            self._samples.check(name, found)
+        for name in read:
+            self._samples.open(name)
+        for name, found in read.items():
+            self._samples.add(name, found)
+            self._unsent.setdefault(name, []).extend(found)
+            if name not in self.connections:
+                self.set_trait("connections", self._samples.connections)
+                self.connection = self.connection or name
         self._send_soon()
 
     def _send_soon(self) -> None:
@@ -258,3 +277,43 @@ class AbrChart(StrictWidget):
                 f"connection={name!r}: expected one of {', '.join(self.connections) or 'none yet'}"
             )
         return name
+
+
+def _named(players: Sequence[Any], names: Sequence[str] | None) -> dict[str, str]:
+    """The keys of players' samples by the names of their connections, in order."""
+    keys: list[str] = []
+    for player in players:
+        if not isinstance(player, Player):
+            raise BadRequestError(f"a chart takes players, as from client.play(…), not {a_kind(player)}")
+        if player._closed:  # noqa: SLF001  # ours
+            raise BadRequestError(f"{player!r}: its figures cannot be shown, as it is closed")
+        if player._samples_key in keys:  # noqa: SLF001  # ours
+            raise BadRequestError(f"{player!r} is there twice")
+        keys.append(player._samples_key)  # noqa: SLF001  # ours
+    found = _names_of(players) if names is None else _checked_names(names, len(keys))
+    return dict(zip(found, keys, strict=True))
+
+
+def _checked_names(names: Sequence[str], count: int) -> list[str]:
+    texts = [] if isinstance(names, str) else [checked_name(name) for name in names]
+    if not len(texts) == len(set(texts)) == count:
+        raise BadRequestError(
+            f"names={repr(names)[:200]}: expected a list of {count} names, one for each player, all different"
+        )
+    return texts
+
+
+def _names_of(players: Sequence[Player]) -> list[str]:
+    """The files' names, with the transport where that tells players of one name apart, and else a number:
+    `clip.mp4 · HTTP`, `clip.mp4 (2)`."""
+    files = [player.path.rsplit("/", 1)[-1] for player in players]
+    shorts = [name if len(name) <= 40 else f"{name[:12]}…{name[-12:]}" for name in files]
+    ways = Counter(
+        name for name, _ in {(name, one.transport) for name, one in zip(shorts, players, strict=True)}
+    )
+    names: list[str] = []
+    for short, player in zip(shorts, players, strict=True):
+        name = f"{short} · {TRANSPORT_NAMES[player.transport]}" if ways[short] > 1 else short
+        numbered = (name, *(f"{name} ({number})" for number in range(2, len(names) + 3)))
+        names.append(next(one for one in numbered if one not in names))
+    return names

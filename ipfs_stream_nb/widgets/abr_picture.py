@@ -20,6 +20,10 @@ MAX_POINTS: Final = 360
 """Points of a line; of more samples every n-th is drawn, so that a notebook stays small."""
 SMALLEST: Final = 1e-12
 """The smallest top of a scale."""
+HEADROOM: Final = 1.08
+"""Of a scale, or what lies at its top would lie on the edge."""
+LOOSE: Final = 2.5
+"""Times the highest of the other figures that the scale of a loose one has at the most."""
 _FONT: Final = 'font-family="system-ui, -apple-system, Segoe UI, Roboto, sans-serif"'
 _INK, _FAINT, _GRID, _FREEZE = "#1f2933", "#66727f", "#e7eaee", "#e53935"
 
@@ -34,6 +38,8 @@ class Line:
     dash: str = ""
     fill: bool = False
     stepped: bool = False
+    loose: bool = False
+    """Whether it may go out at the top where it is far above the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +60,11 @@ PANELS: Final = (
         1e-6,
         110,
         (
-            Line("bandwidth_estimate", "estimate", "#e07b00"),
+            Line("bandwidth_estimate", "estimate", "#e07b00", loose=True),
             Line("target_bitrate", "target", "#6b7785", "5 4"),
             Line("throughput", "throughput", "#00897b", fill=True),
             Line("sent_bitrate", "sent", "#1e78d6"),
-            Line("received_bitrate", "received", "#00897b"),
+            Line("received_bitrate", "received", "#2f9e2f"),
         ),
     ),
     Panel(
@@ -122,17 +128,14 @@ def _summary(samples: Sequence[Sample]) -> str:
 
 def _panel(panel: Panel, samples: Sequence[Sample], top: float, start: float, end: float) -> list[str]:
     lines = [line for line in panel.lines if any(line.name in one for one in samples)]
-    highest = (
-        max(float(one[line.name]) for line in lines for one in samples if line.name in one) * panel.factor
-    )
-    ceiling = nice(highest)
+    ceiling = nice(_highest(lines, samples) * panel.factor)
     base = top + 20 + panel.height
 
     def x(time: float) -> float:
         return LEFT + (time - start) / (end - start) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
-        return base - value * panel.factor / ceiling * panel.height
+        return base - min(value * panel.factor / ceiling / HEADROOM, 1.0) * panel.height
 
     parts = [_text(12, top + 12, panel.title, _INK, weight=600)]
     at = 12.0 + 8 * len(panel.title) + 10
@@ -144,7 +147,7 @@ def _panel(panel: Panel, samples: Sequence[Sample], top: float, start: float, en
         parts.append(_text(at + 19, top + 12, line.label, _FAINT))
         at += 19 + 6.4 * len(line.label) + 14
     for share in (0.0, 0.5, 1.0):
-        level = base - share * panel.height
+        level = base - share / HEADROOM * panel.height
         parts.append(
             f'<line x1="{LEFT}" y1="{level:.1f}" x2="{WIDTH - RIGHT}" y2="{level:.1f}" stroke="{_GRID}"/>'
         )
@@ -160,6 +163,17 @@ def _panel(panel: Panel, samples: Sequence[Sample], top: float, start: float, en
         for run in _runs(line.name, samples):
             parts += _drawn(line, run, x, y, base)
     return parts
+
+
+def _highest(lines: Sequence[Line], samples: Sequence[Sample]) -> float:
+    """What a scale has to show."""
+
+    def most(loose: bool) -> float:
+        values = (one.get(line.name, 0.0) for line in lines if line.loose is loose for one in samples)
+        return max(map(float, values), default=0.0)
+
+    firm, loose = most(loose=False), most(loose=True)
+    return max(firm, min(loose, firm * LOOSE if firm else math.inf))
 
 
 def freezes(samples: Sequence[Sample]) -> list[tuple[float, float]]:

@@ -16,6 +16,8 @@ from ipfs_stream_nb.errors import BadRequestError
 Sample = dict[str, float | str]
 """`time` in seconds, and what is known of the other figures: those that are not are left out."""
 
+MOST: Final = 1e15
+"""Of any number."""
 NUMBERS: Final = {
     "target_bitrate": "bit/s that the sender aims at",
     "sent_bitrate": "bit/s that it sends",
@@ -51,16 +53,17 @@ MAX_NAME: Final = 100
 """Characters of a connection's name."""
 MAX_WORD: Final = 60
 """Characters of a word such as a reason."""
-_NOT_FIGURES: Final = frozenset({"type", "pc_id"})
-"""What a `quality` message has beside its figures, so that one can be given as it came."""
+_NOT_FIGURES: Final = frozenset({"type", "pc_id", "connection"})
+"""What a `quality` message and a record of a chart have beside their figures, so that one can be given as it
+came."""
 
 
 def read_sample(sample: Mapping[str, Any], now: float) -> Sample:
     """A checked copy: `time` is `now` where it is missing, None and NaN are left out, the rest are floats and
     words.
 
-    Raises BadRequestError for what is no mapping, for keys that are no figures, and for values that cannot
-    be.
+    Raises BadRequestError for what is no mapping or empty, for keys that are no figures, and for values that
+    cannot be.
     """
     if not isinstance(sample, Mapping):
         raise BadRequestError(f"a sample is a dict such as {{'rtt': 0.05}}, not {a_kind(sample)}")
@@ -73,16 +76,51 @@ def read_sample(sample: Mapping[str, Any], now: float) -> Sample:
             if number is not None:
                 read[name] = number
         elif name in WORDS:
-            read[name] = _word(name, value)
+            if not (isinstance(value, float) and math.isnan(value)):  # a gap in a column of words
+                read[name] = _word(name, value)
         else:
             close = difflib.get_close_matches(str(name), COLUMNS, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are time, {', '.join(COLUMNS)}"
             raise BadRequestError(f"a sample has no {str(name)[:MAX_WORD]!r}; {hint}")
+    if len(read) == 1 and "time" not in sample:
+        raise BadRequestError("an empty sample: expected figures, such as {'rtt': 0.05}, or a time for a gap")
     return read
 
 
+def checked_name(connection: Any) -> str:
+    """The name of a connection. Raises BadRequestError for what is none."""
+    if not isinstance(connection, str) or not 0 < len(connection) <= MAX_NAME:
+        raise BadRequestError(
+            f"connection={_shown(connection)}: expected a name of 1 to {MAX_NAME} characters"
+        )
+    return connection
+
+
+def rows_of(samples: Any) -> list[Any]:
+    """The samples of a list, of a pandas DataFrame, or of a dict of columns; each is unchecked.
+
+    Raises BadRequestError for anything else, and for columns of different lengths.
+    """
+    if isinstance(samples, str | bytes) or not isinstance(samples, Iterable):
+        raise BadRequestError(f"add_samples takes a list of samples, not {a_kind(samples)}")
+    if hasattr(samples, "to_dict") and hasattr(samples, "columns"):
+        return list(samples.to_dict("records"))
+    if not isinstance(samples, Mapping):
+        return list(samples)
+    if not all(isinstance(one, Iterable) and not isinstance(one, str | bytes) for one in samples.values()):
+        raise BadRequestError(
+            "add_samples takes a list of samples, or a dict of columns such as "
+            "{'time': [0, 1], 'rtt': [0.1, 0.2]}, not a dict of single figures; add_sample takes that"
+        )
+    columns = {name: list(column) for name, column in samples.items()}
+    if len({len(column) for column in columns.values()}) > 1:
+        lengths = ", ".join(f"{_shown(name)} {len(column)}" for name, column in columns.items())
+        raise BadRequestError(f"columns of different lengths: {lengths[:200]}")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def _time(value: Any) -> float:
-    if not _is_number(value) or not math.isfinite(value):
+    if not _is_number(value) or not -MOST <= value <= MOST:
         raise BadRequestError(f"time={_shown(value)}: expected seconds, as a finite number")
     return float(value)
 
@@ -92,16 +130,15 @@ def _number(name: str, value: Any) -> float | None:
         raise BadRequestError(
             f"{name}={_shown(value)}: expected a number ({NUMBERS[name]}), not {a_kind(value)}"
         )
-    number = float(value)
-    if math.isnan(number):
+    if value != value:  # noqa: PLR0124  # NaN
         return None
-    highest = 1.0 if name == "packet_loss" else math.inf
-    if not 0 <= number <= highest or math.isinf(number):
+    highest = 1.0 if name == "packet_loss" else MOST
+    if not 0 <= value <= highest:
         raise BadRequestError(
             f"{name}={_shown(value)}: expected {'0 to 1' if highest == 1 else 'a finite number from 0 on'} "
             f"({NUMBERS[name]})"
         )
-    return number
+    return float(value)
 
 
 def _word(name: str, value: Any) -> str:
@@ -141,10 +178,7 @@ class Samples:
 
         Raises BadRequestError for what is no name, and for more than MAX_CONNECTIONS.
         """
-        if not isinstance(connection, str) or not 0 < len(connection) <= MAX_NAME:
-            raise BadRequestError(
-                f"connection={_shown(connection)}: expected a name of 1 to {MAX_NAME} characters"
-            )
+        checked_name(connection)
         if connection not in self._kept and len(self._kept) >= MAX_CONNECTIONS:
             raise BadRequestError(f"{connection!r} is one connection too many: a chart has {MAX_CONNECTIONS}")
         self._kept.setdefault(connection, deque(maxlen=MAX_SAMPLES))
@@ -154,10 +188,14 @@ class Samples:
 
         Raises BadRequestError where a time is not later than the one before.
         """
-        kept = self._kept[connection]
-        last = self.last_time(connection)
         new = list(samples)
-        for sample in new:
+        self.check(connection, new)
+        self._kept[connection].extend(new)
+
+    def check(self, connection: str, samples: Iterable[Sample]) -> None:
+        """Raises BadRequestError where a time is not later than the one before."""
+        last = self.last_time(connection)
+        for sample in samples:
             time = float(sample["time"])
             if time <= last:
                 raise BadRequestError(
@@ -165,11 +203,10 @@ class Samples:
                     "give another run another name, or clear() the chart first"
                 )
             last = time
-        kept.extend(new)
 
     def last_time(self, connection: str) -> float:
         """Of the latest sample; -inf where there is none."""
-        kept = self._kept[connection]
+        kept = self._kept.get(connection)
         return float(kept[-1]["time"]) if kept else -math.inf
 
     def clear(self) -> None:

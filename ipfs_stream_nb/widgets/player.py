@@ -112,6 +112,7 @@ class Player(anywidget.AnyWidget):
         controls: bool = True,
         width: int | str = 640,
         transport: str = "http",
+        quality: str = "auto",
     ) -> None:
         """Show what `path` leads to. Raises BadCIDError, NotFoundError, IsDirectoryError, and TraitError for a
         value that is out of range. Content that is not media is shown as a note that says so."""
@@ -135,6 +136,7 @@ class Player(anywidget.AnyWidget):
             autoplay=autoplay,
             controls=controls,
             width=width,
+            quality=quality,
         )
         self.on_msg(self._receive)
         self.observe(self._pause_or_play, "paused")
@@ -237,9 +239,9 @@ class Player(anywidget.AnyWidget):
                     self.send(command)
             case {"event": "ack", "id": done}:
                 self._commands = {k: c for k, c in self._commands.items() if c["id"] != done}
-            case {"event": "url" | "codecs" as event, "request": str(request)}:
+            case {"event": "url" | "codecs" | "height" as event, "request": str(request)}:
                 try:
-                    answer = self._url() if event == "url" else {"text": self._codecs()}
+                    answer = {"url": self._url, "codecs": self._codecs, "height": self._height}[event]()
                 except (IPFSStreamError, OSError) as error:
                     answer = {"error": str(error)}
                 self.send({"request": request, **answer})
@@ -249,9 +251,15 @@ class Player(anywidget.AnyWidget):
         url = self._client.url(self._path)
         return {"url": url, "relative": url.removeprefix(self._client.server.url)}
 
-    def _codecs(self) -> str:
+    def _codecs(self) -> dict[str, Any]:
         """The names of the codecs inside, for a browser that could not decode them."""
-        return ", ".join(stream.codec or "unknown" for stream in self._client.info(self._path).streams)
+        streams = self._client.info(self._path).streams
+        return {"text": ", ".join(stream.codec or "unknown" for stream in streams)}
+
+    def _height(self) -> dict[str, Any]:
+        """Of the video in lines, 0 where there is none: above it there are no levels of quality."""
+        streams = self._client.info(self._path).streams
+        return {"height": max((getattr(one, "height", 0) for one in streams), default=0)}
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Take what the browser reports (ipywidgets calls this)."""

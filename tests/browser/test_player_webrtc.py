@@ -11,6 +11,7 @@ import pytest
 from harness import Harness
 from playwright.sync_api import Locator, Page, expect
 from rtc_server import CLIP, RATE, SHORT, Signaling
+from rtc_server import ROOT as ROOT_FOLDER
 from rtc_server import frame_number as shown_number
 
 from ipfs_stream_nb.widgets.player import Player
@@ -18,6 +19,7 @@ from ipfs_stream_nb.widgets.player import Player
 pytestmark = pytest.mark.browser
 ROOT = ".ipfs-player"
 Shoot = Callable[..., Path]
+LONG = "a-name-as-long-as-that-of-a-cid-of-its-own.webm"
 
 
 @pytest.fixture
@@ -230,6 +232,82 @@ def test_a_lost_connection(page: Page, signaling: Signaling, shoot: Shoot) -> No
     assert 3 < signaling.of("offer_request")[-1]["start"] < 6
 
 
+GONE = {
+    "type": "error",
+    "error": "connection was lost: nothing more was heard of the viewer",
+    "code": "unreachable",
+}
+
+
+def test_a_connection_lost_while_nothing_plays(page: Page, signaling: Signaling) -> None:
+    """Paused, or at its end, a player whose connection is lost stays as it is, and makes another when it is played or
+    moved."""
+    player = show(page, current_time=3)
+    play(page)
+    player.locator("video").click()
+    wait_for_state(page, "paused")
+    link = player.locator(".ipfs-player-link")
+    for lose in (lambda: signaling.tell(GONE), signaling.cut):
+        page.wait_for_timeout(300)  # the server says where it stands
+        position, offers = trait(page, "current_time"), signaling.count("offer_request")
+        lose()
+        signaling.cut()
+        page.wait_for_timeout(1200)
+        assert (trait(page, "state"), trait(page, "error")) == ("paused", "")
+        assert trait(page, "current_time") == pytest.approx(position, abs=0.1)
+        expect(link).to_have_text("WebRTC, paused")
+        assert frame_number(page) == pytest.approx(position * RATE, abs=12)
+        assert signaling.count("offer_request") == offers
+        page.locator(".ipfs-player-big").click()
+        wait_for(page, f"model.get('state') === 'playing' && model.get('current_time') > {position} + 0.3")
+        assert signaling.of("offer_request")[-1]["start"] == pytest.approx(position, abs=0.1)
+        player.locator("video").click()
+        wait_for_state(page, "paused")
+    signaling.cut()
+    tell(page, 1, "seek", time=7.5)
+    wait_for(page, "model.get('current_time') === 7.5")
+    assert trait(page, "state") == "paused"
+    tell(page, 2, "play")
+    wait_for_state(page, "ended")
+    end = trait(page, "duration")
+    signaling.tell(GONE)
+    signaling.cut()
+    page.wait_for_timeout(500)
+    got = [trait(page, name) for name in ("state", "connection", "current_time", "error")]
+    assert got == ["ended", "WebRTC, at the end", end, ""]
+    page.locator(".ipfs-player-big").click()
+    wait_for(page, "model.get('state') === 'playing' && model.get('current_time') < 2")
+    assert signaling.of("offer_request")[-1]["start"] == 0
+
+
+def test_levels_below_the_source(page: Page, signaling: Signaling) -> None:
+    """The menu has the levels below the source, whose height the kernel knows, and the source as it is."""
+    page.evaluate("""() => { window.kernel = (model, message) => {
+        if (message.event === 'height') model.message({request: message.request, height: 540}); }; }""")
+    player = show(page, quality="high")
+    menu = player.locator(".ipfs-player-quality")
+    assert menu.locator("option").all_inner_texts() == ["Auto", "1080p", "720p", "480p", "360p", "240p"]
+    play(page)
+    expect(menu.locator("option")).to_have_text(["Auto", "As it is (540p)", "480p", "360p", "240p"])
+    expect(menu).to_have_value("very_high")
+    page.evaluate("last.model.update({quality: 'low'})")
+    expect(menu).to_have_value("low")
+
+
+def test_the_reason_is_kept(page: Page, signaling: Signaling, shoot: Shoot) -> None:
+    """What the server said of content that plays neither way stands on the card."""
+    signaling.refuse = {"offer_request": "unsupported_media"}
+    broken = f"{ROOT_FOLDER}/broken.mp4"
+    (signaling.folder / broken).write_bytes(bytes(1000))
+    player = show(page, path=broken, mime_type="video/mp4", transport="auto")
+    page.locator(".ipfs-player-big").click()
+    wait_for_state(page, "error")
+    expect(player.locator("[role=alert]")).to_contain_text(
+        "No offer_request here. The kernel may still read it"
+    )
+    shoot(player, "card")
+
+
 def test_autoplay_without_a_click(
     page: Page, served: tuple[Harness, Signaling], signaling: Signaling, shoot: Shoot
 ) -> None:
@@ -280,12 +358,15 @@ def test_two_views_and_closing(page: Page, signaling: Signaling) -> None:
 
 def test_sound_alone(page: Page, signaling: Signaling, shoot: Shoot) -> None:
     """Sound has a bar of its own, and asks for sound alone."""
+    page.evaluate("limits.idle = 100")
     player = show(page, kind="audio", mime_type="audio/webm")
     player.locator(".ipfs-player-play").click()
     wait_for(
         page, "model.get('state') === 'playing' && model.get('current_time') > 0.3 && model.get('duration')"
     )
     assert signaling.of("offer_request")[0]["kind"] == "audio"
+    page.wait_for_timeout(400)
+    assert player.locator(".ipfs-player-controls").evaluate("e => getComputedStyle(e).opacity") == "1"
     shoot(player, "audio")
     page.evaluate("document.body.classList.add('dark')")
     shoot(player, "audio-dark")
@@ -293,18 +374,21 @@ def test_sound_alone(page: Page, signaling: Signaling, shoot: Shoot) -> None:
 
 def test_narrow(page: Page, signaling: Signaling, shoot: Shoot) -> None:
     """In a narrow cell what matters stays, and the state of the connection is not cut to nothing."""
-    player = show(page, width=280)
+    (signaling.folder / ROOT_FOLDER / LONG).write_bytes((signaling.folder / CLIP).read_bytes())
+    player = show(page, width=240, path=f"{ROOT_FOLDER}/{LONG}")
     play(page)
-    expect(player.locator(".ipfs-player-quality")).to_be_hidden()
-    player.hover()
-    shoot(player, "narrow")
-    outer = player.bounding_box()
     link = player.locator(".ipfs-player-link")
-    assert link.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
-    for name in ("play", "time", "expand", "link"):
-        box = player.locator(f".ipfs-player-{name}").bounding_box()
-        assert box["x"] >= outer["x"]
-        assert box["x"] + box["width"] <= outer["x"] + outer["width"]
+    for width in (240, 300, 360, 410, 440):
+        page.evaluate("width => last.model.update({width})", width)
+        expect(player.locator(".ipfs-player-quality")).to_be_visible(visible=width >= 300)
+        player.hover()
+        shoot(player, str(width))
+        outer = player.bounding_box()
+        assert link.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+        for name in ("play", "time", "expand", "link", *(["quality"] if width >= 300 else [])):
+            box = player.locator(f".ipfs-player-{name}").bounding_box()
+            assert box["x"] >= outer["x"]
+            assert box["x"] + box["width"] <= outer["x"] + outer["width"]
 
 
 def test_the_text_that_a_notebook_gets(

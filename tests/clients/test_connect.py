@@ -44,7 +44,9 @@ def fetch(url: str | urllib.request.Request) -> bytes:
 
 def python(code: str, **environ: str) -> subprocess.CompletedProcess:
     """Run a script in a fresh interpreter that shows every warning."""
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
+    # not asyncio's debug mode, which -X dev has too: on a busy machine it would be heard on stderr
+    command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", code]
+    environ = {"PYTHONASYNCIODEBUG": ""} | environ
     return subprocess.run(
         command, env=os.environ | environ, capture_output=True, text=True, timeout=100, check=False
     )

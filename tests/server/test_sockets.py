@@ -721,7 +721,7 @@ async def test_cancelling_does_not_pile_up(server, large):
                         async with asyncio.timeout(0.05):
                             await loop.sock_sendall(sock, message)
                     stream = handler.ws_connection and handler.ws_connection.stream
-                    if stream is not None:
+                    if stream is not None and stream._write_buffer is not None:  # None once it is closed
                         most = max(most, len(stream._write_buffer))
             await until(talk.done)
     assert 0 < most < 256 * 1024

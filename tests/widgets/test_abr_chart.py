@@ -101,6 +101,19 @@ def test_players_are_connections(client: ipfs.Client, folder: str) -> None:
     assert repr(chart) == "AbrChart(a.mp4, b.mp4, a.mp4 (2))"
 
 
+def test_names_of_connections(client: ipfs.Client, folder: str) -> None:
+    """Where the transport tells players of one name apart it is in their names; others can be given, and the
+    players as a list."""
+    players = [client.play(f"{folder}/a.mp4", transport=way) for way in ("webrtc", "http", "http")]
+    assert client.chart(players).connections == ["a.mp4 · WebRTC", "a.mp4 · HTTP", "a.mp4 · HTTP (2)"]
+    assert client.chart(*players[:2], names=["live", "file"]).connections == ["live", "file"]
+    for names in (["live"], ["live", "live"], "ab"):
+        with pytest.raises(BadRequestError, match="expected a list of 2 names, one for each player"):
+            client.chart(*players[:2], names=names)
+    with pytest.raises(BadRequestError, match="expected a name of 1 to 100 characters"):
+        client.chart(*players[:2], names=["live", 7])
+
+
 async def test_the_async_client_has_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`chart` of an async client asks nothing of the server, and is not awaited."""
     async with await ipfs.connect_async(repo=tmp_path) as client:
@@ -191,6 +204,8 @@ def test_a_quality_message_is_a_sample() -> None:
         ({"reason": "x" * 61}, "reason: expected at most 60 characters, not 61"),
         ({"bitrate": 1}, "a sample has no 'bitrate'; did you mean"),
         ({"xyzzy": 1}, "there are time, target_bitrate"),
+        ({}, "an empty sample: expected figures, such as {'rtt': 0.05}, or a time for a gap"),
+        ({"rtt": None}, "an empty sample"),
     ],
     ids=lambda value: re.sub(r"\W+", "-", repr(value))[:30] if not isinstance(value, str) else "",
 )
@@ -216,11 +231,35 @@ def test_times_go_on(player: Player) -> None:
     for name in ("", "x" * 101, 7):
         with pytest.raises(BadRequestError, match="expected a name of 1 to 100 characters"):
             chart.add_sample({"rtt": 1}, connection=name)
-    with pytest.raises(BadRequestError, match="takes a list of samples, not a dict"):
+    with pytest.raises(BadRequestError, match="not a dict of single figures; add_sample takes that"):
         chart.add_samples({"rtt": 1})
+    with pytest.raises(BadRequestError, match="columns of different lengths: 'time' 2, 'rtt' 1"):
+        chart.add_samples({"time": [1, 2], "rtt": [1]})
     chart.clear()
     chart.add_sample({"time": 0}, connection="run")
     assert len(chart.to_records()) == 1
+
+
+def test_samples_in_other_shapes() -> None:
+    """Records of a chart, a table and a dict of columns can be given as they are; a sample's own connection
+    counts unless another is named, and where one is refused none is kept."""
+    chart = AbrChart()
+    chart.add_samples({"time": (0, 1), "rtt": np.array([0.1, math.nan])}, connection="one")
+    chart.add_sample({"connection": "two", "time": 0, "level": "low"})
+    records = chart.to_records()
+    copy = AbrChart()
+    copy.add_samples(records)
+    assert copy.to_records() == records
+    copy = AbrChart()
+    copy.add_samples(chart.to_pandas())
+    assert copy.to_records() == records
+    copy.add_samples(chart.to_records("one"), connection="copy")
+    assert len(copy.to_records("copy")) == 2
+    with pytest.raises(BadRequestError, match="time=0 of 'two' is not later"):
+        copy.add_samples([{"connection": "three", "time": 0}, {"connection": "two", "time": 0}])
+    assert copy.connections == ["one", "two", "copy"]
+    with pytest.raises(BadRequestError, match="connection=7: expected a name"):
+        copy.add_sample({"connection": 7, "time": 9})
 
 
 def test_all_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,9 +269,9 @@ def test_all_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     chart = AbrChart()
     chart.add_samples([{"time": n} for n in range(25)], connection="a")
     assert [one["time"] for one in chart.to_records()] == list(range(15, 25))
-    chart.add_sample({}, connection="b")
+    chart.add_sample({"rtt": 1}, connection="b")
     with pytest.raises(BadRequestError, match="'c' is one connection too many: a chart has 2"):
-        chart.add_sample({}, connection="c")
+        chart.add_sample({"rtt": 1}, connection="c")
     assert chart.connections == ["a", "b"]
 
 
@@ -280,7 +319,7 @@ def test_a_page_tells_of_players(player: Player) -> None:
 def test_traits_are_checked(player: Player) -> None:
     """A connection that is not there and a mistyped trait are refused; a page can set what can be set."""
     chart = AbrChart(player)
-    chart.add_sample({}, connection="run")
+    chart.add_sample({"rtt": 1}, connection="run")
     with pytest.raises(TraitError, match=r"connection='x': expected one of a\.mp4, run"):
         chart.connection = "x"
     with pytest.raises(AttributeError, match="did you mean 'seconds'"):
@@ -368,6 +407,14 @@ def test_any_figures_are_a_picture(values: list[float], step: float) -> None:
     svg = picture("any", kept.records("any"), 60)
     drawn_in(svg)
     assert not re.search(r"\b(nan|inf)\b", svg)
+
+
+def test_an_estimate_leaves_room() -> None:
+    """An estimate far above what is sent goes out at the top, and does not press the rest to the ground."""
+    chart = AbrChart()
+    chart.add_samples({"time": range(3), "sent_bitrate": [2e6] * 3, "bandwidth_estimate": [16e6] * 3})
+    texts = [node.text for node in drawn_in(chart.to_svg()).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"0", "2.5", "5"} <= set(texts)
 
 
 @given(st.floats(1e-9, 1e15))

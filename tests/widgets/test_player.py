@@ -346,6 +346,12 @@ def test_names_the_codecs(browser: Browser) -> None:
     assert browser.messages[0]["text"] == "h264, aac"
 
 
+def test_tells_the_height(browser: Browser) -> None:
+    """A view learns how many lines the source has, above which it offers no quality."""
+    browser.say(event="height", request="r")
+    assert browser.messages[0]["height"] > 0
+
+
 @pytest.mark.parametrize(
     "message",
     [

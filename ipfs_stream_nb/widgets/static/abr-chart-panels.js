@@ -6,10 +6,11 @@ const short = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.
 const whole = number(0);
 const lineOf = (name, label, more = {}) => ({ name, label, scale: "y", ...more });
 
-// `factor` makes a value's unit the panel's; `write` a text of it, as the legend has it.
+// `factor` makes a value's unit the panel's; `write` a text of it, as the legend has it; `loose` may go out at the top where it
+// is far above the other figures, which it would press to the ground.
 export const PANELS = [
   {
-    title: "Bit rate", unit: "Mbit/s", factor: 1e-6, height: 116, write: short, least: 0.1,
+    title: "Bit rate", unit: "Mbit/s", factor: 1e-6, height: 116, write: short, least: 0.1, loose: "bandwidth_estimate",
     words: ({ state, reason }) => [state, reason].filter(Boolean).join(" · "),
     lines: [
       lineOf("bandwidth_estimate", "estimate", { colour: "estimate" }),
@@ -39,6 +40,8 @@ export const PANELS = [
 
 const AXIS = 46; // px left of the plots, the same for all so that their times stand above each other
 const BOTTOM = 20; // px of the axis of time, below the last one
+const HEADROOM = 1.08; // of the scales, or what lies at their top would lie on the edge
+const LOOSE = 2.5; // times the highest of the other figures that the scale of a loose one has at the most
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
 const LADDER = { 240: [0, 240], 360: [0, 360], 480: [0, 240, 480], 720: [0, 360, 720], 1080: [0, 360, 720, 1080], 1440: [0, 720, 1440], 2160: [0, 1080, 2160] };
 const NICE = [1, 2, 3, 4, 5, 6, 8, 10];
@@ -58,7 +61,7 @@ export const timeText = (seconds) => {
   const s = Math.abs(seconds);
   return s < 120 ? `${Number(s.toFixed(s < 10 ? 1 : 0))} s` : `${Number((s / 60).toFixed(1))} min`;
 };
-export const agoText = (time, end) => (isClock(time) ? (end - time < 0.05 ? "now" : `−${timeText(end - time)}`) : timeText(time));
+export const agoText = (time, end) => (isClock(time) ? (end - time < 0.05 ? "now" : `−${timeText(end - time)}`) : `${time < 0 ? "−" : ""}${timeText(time)}`);
 
 // `room`: how many of them have a place beside each other.
 function ticks(min, max, room) {
@@ -72,6 +75,7 @@ function ticks(min, max, room) {
 
 export class Panel {
   off = new Set(); // figures that are switched off
+  highest = Infinity; // what the scale has to show
   drawn = null; // the figures that it has data of, as one text
 
   // `frozen()` gives when the picture stood still, `colours` are as CSS has them, `onCursor(at)` is called with what is below the pointer.
@@ -101,6 +105,8 @@ export class Panel {
     const grid = { stroke: () => colours.grid, width: 1 };
     const common = { stroke: () => colours.faint, font, grid, ticks: { show: false } };
     const top = kind.ladder ? rung : (highest) => nice(highest, kind.least);
+    const topOf = (max) => Number((max / HEADROOM).toPrecision(6));
+    const marks = (highest) => (kind.ladder ? (LADDER[highest] ?? [0, highest]) : kind.height < 60 ? [0, highest] : [0, highest / 2, highest]);
     return {
       width, height: kind.height + (isLast ? BOTTOM : 0),
       padding: [6, 20, isLast ? 0 : 4, 0],
@@ -108,13 +114,13 @@ export class Panel {
       cursor: { y: false, drag: { x: false, y: false, setScale: false }, sync: { key: this.sync, setSeries: false }, points: { size: 6 } },
       scales: {
         x: { time: false, auto: false, range: (u, min, max) => [min, max] },
-        y: { range: (u, min, max) => [0, top(max ?? 0)] },
+        y: { range: (u, min, max) => [0, top(Math.min(max ?? 0, this.highest)) * HEADROOM] },
         rate: { range: (u, min, max) => [0, Math.max(30, max ?? 0) * 1.15] },
         drops: { range: (u, min, max) => [0, Math.max(4, max ?? 0) * 2.5] },
       },
       axes: [
         { ...common, size: isLast ? BOTTOM : 0, gap: 4, splits: (u, axis, min, max) => ticks(min, max, Math.min((u.width - AXIS) / 64, 7)), values: (u, splits) => (isLast ? splits.map((at) => agoText(at, u.scales.x.max)) : splits.map(() => "")) },
-        { ...common, size: AXIS, gap: 6, splits: (u, axis, min, max) => (kind.ladder ? (LADDER[max] ?? [0, max]) : kind.height < 60 ? [0, max] : [0, max / 2, max]), values: (u, splits) => splits.map((at) => (kind.ladder && at ? `${at}p` : `${Number(at.toPrecision(3))}`)) },
+        { ...common, size: AXIS, gap: 6, splits: (u, axis, min, max) => marks(topOf(max)), values: (u, splits) => splits.map((at) => (kind.ladder && at ? `${at}p` : `${Number(at.toPrecision(3))}`)) },
       ],
       series: [{}, ...lines.map((line) => this.series(line))],
       hooks: { drawClear: [(u) => this.paintFrozen(u)], setCursor: [(u) => this.onCursor(u.cursor.idx, u.cursor.left)] },
@@ -155,14 +161,23 @@ export class Panel {
       const values = store.columns[name]?.slice(low, high) ?? new Array(high - low).fill(null);
       return scale === "y" && kind.factor !== 1 ? values.map((value) => (value === null ? null : value * kind.factor)) : values;
     });
+    this.highest = this.bound(columns);
     plot.batch(() => {
       plot.setData([store.time.slice(low, high), ...columns], false);
       plot.setScale("x", { min, max });
     });
   }
 
+  // Of the scale, in the panel's unit, where one figure is loose.
+  bound(columns) {
+    const firm = columns.filter((_, at) => ![...this.off, this.kind.loose].includes(this.lines[at].name));
+    const highest = this.kind.loose ? firm.flat().reduce((most, value) => Math.max(most, value ?? 0), 0) : 0;
+    return highest > 0 ? highest * LOOSE : Infinity;
+  }
+
   toggle(name) {
     const show = this.off.delete(name) || (this.off.add(name), false);
+    this.highest = this.bound(this.plot.data.slice(1));
     this.plot.setSeries(this.lines.findIndex((line) => line.name === name) + 1, { show });
     return show;
   }

@@ -1,9 +1,11 @@
 // What a chart shows: the samples of each connection, those of the page's players and those that the kernel sends. One for
 // all views of a model. What players tell goes to the kernel as well, once a second.
+import { isClock } from "./abr-chart-panels.js";
 import { isOffered, listen } from "./sample-channels.js";
 
 export const limits = {
   kept: 36_000, // samples of a connection
+  shortest: 1, // seconds that are shown at the least
   gap: 2, // seconds without a sample beyond which lines are broken
   report: 1000, // ms between two messages to the kernel
 };
@@ -187,6 +189,13 @@ export class Session {
     if (!this.model.get("paused")) return last;
     if (!this.until.has(name)) this.until.set(name, last);
     return this.until.get(name);
+  }
+
+  // Where the window begins: of a run that is shorter, with the run; what is live fills it from the right.
+  start(name, end) {
+    const start = end - this.model.get("seconds");
+    const [first] = this.stores.get(name).time;
+    return isClock(end) ? start : Math.max(start, Math.min(first, end - limits.shortest));
   }
 
   get shown() {

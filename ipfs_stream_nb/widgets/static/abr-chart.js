@@ -59,6 +59,7 @@ class View {
     for (const kind of PANELS) {
       const legend = part("legend");
       const words = part("words", "span");
+      if (kind.lines.length > 4) legend.dataset.many = "";
       const host = part("plot", "div", { "aria-hidden": "true" });
       const title = part("title", "span", {}, kind.title);
       if (kind.unit) title.append(part("unit", "span", {}, kind.unit));
@@ -235,7 +236,7 @@ class View {
     const width = Math.floor(body.clientWidth);
     if (!width) return;
     const max = session.end(session.shown);
-    const min = max - session.model.get("seconds");
+    const min = session.start(session.shown, max);
     const low = store.find(min);
     this.low = Math.max(low - 1, 0); // a line comes in from the left
     this.high = store.find(max + 1e-6);
@@ -272,7 +273,7 @@ class View {
       setText(words, panel.kind.words?.(row) ?? "");
     }
     this.root.classList.toggle("is-pointing", cursor !== null);
-    setText(this.when, cursor !== null ? agoText(row.time, max) : isClock(max) ? `last ${timeText(max - min)}` : `${timeText(Math.max(min, 0))} to ${timeText(max)}`);
+    setText(this.when, cursor !== null ? agoText(row.time, max) : isClock(max) ? `last ${timeText(max - min)}` : `${agoText(min, max)} to ${agoText(max, max)}`);
     const frozen = store.frozen.filter(([from, to]) => to > min && from < max);
     const seconds = frozen.reduce((sum, [from, to]) => sum + Math.min(to, max) - Math.max(from, min), 0);
     this.freezes.hidden = !frozen.length;

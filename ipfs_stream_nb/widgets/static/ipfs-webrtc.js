@@ -194,7 +194,7 @@ class Connection {
     } else if (state === "failed") {
       this.lose("nothing finds its way from the server to this browser");
     } else if (state === "disconnected" && this.live) {
-      this.player.become("reconnecting");
+      if (!this.player.rests) this.player.become("reconnecting");
       this.after("away", limits.away, () => this.lose("the way from the server to this browser was lost"));
     }
   }
@@ -324,6 +324,7 @@ export class WebRTCPlayer {
   wish = null; // what is to be played, and how; null while nothing is
   known = null; // {position, state, at}: what the server said last, and when
   waiting = []; // commands that wait for a connection
+  wake = null; // ends a rest, in which there is no connection
   watching = 0; // seconds between two `quality` messages, where they are wanted
 
   constructor({ base, token, element = null, iceServers = null, onState, onPlayback, onError, onMuted, onMessage }) {
@@ -331,10 +332,11 @@ export class WebRTCPlayer {
   }
 
   // Play a file from `start` (s). Resolves when the first of its media is there, and rejects when none will come, or did not
-  // in `patience` ms: from then on nothing runs any more.
-  async play(path, { kind = "video", quality = "auto", audio = true, start = 0, loop = false, patience = limits.media } = {}) {
+  // in `patience` ms: from then on nothing runs any more. With `rest`, a connection that is lost while it is paused or at the
+  // end is made anew by the next command, and not before.
+  async play(path, { kind = "video", quality = "auto", audio = true, start = 0, loop = false, rest = false, patience = limits.media } = {}) {
     this.stop(new IPFSStreamError("closed", "something else is played"));
-    const wish = { path: plain(path), kind, quality, audio, start, loop, patience, paused: false };
+    const wish = { path: plain(path), kind, quality, audio, start, loop, rest, patience, paused: false };
     this.wish = wish;
     this.known = { position: start, state: "waiting", at: now() };
     this.duration = this.error = null;
@@ -370,8 +372,7 @@ export class WebRTCPlayer {
   async seek(seconds) {
     if (!Number.isFinite(seconds) || seconds < 0) throw new IPFSStreamError("bad_request", `seek(${seconds}): expected seconds from the start`);
     if (this.wish) this.wish.start = seconds; // where a new connection begins
-    const connection = await this.ready();
-    return connection.ask({ type: "seek", position: seconds }, "playback");
+    return this.command({ type: "seek", position: seconds });
   }
 
   async pause() {
@@ -383,12 +384,31 @@ export class WebRTCPlayer {
   }
 
   async motion(type) {
-    if (this.wish) this.wish.paused = type === "pause";
-    return (await this.ready()).ask({ type }, "playback");
+    const { wish, known } = this;
+    if (wish) wish.paused = type === "pause";
+    if (type === "resume" && known?.state === "ended") { // from the beginning, in a new connection as well
+      wish.start = 0;
+      this.known = { position: 0, state: "waiting", at: now() };
+    }
+    return this.command({ type });
+  }
+
+  // Ask the server where it then is. What may rest knows late that its connection is lost, and asks once more in the next one.
+  async command(message) {
+    const { wish } = this;
+    for (;;) {
+      const connection = await this.ready();
+      try {
+        return await connection.ask(message, "playback");
+      } catch (error) {
+        if (error.code !== "disconnected" || !wish.rest || wish !== this.wish) throw error;
+      }
+    }
   }
 
   // very_low, low, medium, high, very_high or auto: whether the server could.
   async setQuality(level) {
+    if (this.wake) return (this.wish.quality = level), true;
     const connection = await this.ready();
     const { success } = await connection.ask({ type: "set_quality", quality: level }, "quality_result");
     if (success && this.wish) this.wish.quality = level;
@@ -434,7 +454,17 @@ export class WebRTCPlayer {
       if (this.wish !== wish) return;
       const place = this.position;
       if (connection.live) wish.start = place;
-      else if (connection.blocked && connection.relays && !relay) {
+      if (connection.live && this.rests) {
+        this.known = { ...this.known, position: place, at: now() };
+        if (!this.waiting.length) await new Promise((wake) => (this.wake = wake));
+        this.wake = null;
+        if (this.wish !== wish) return;
+        this.become("connecting");
+        patience = new Patience(limits.attempts);
+        deadline = now() + wish.patience;
+        continue;
+      }
+      if (!connection.live && connection.blocked && connection.relays && !relay) {
         relay = true; // and nothing else, from here on
         deadline = now() + wish.patience / 2;
         continue;
@@ -452,11 +482,20 @@ export class WebRTCPlayer {
     }
   }
 
+  // Whether nothing plays, so that a connection would be of no use until something is asked for.
+  get rests() {
+    const { wish, known } = this;
+    return Boolean(wish?.rest && wish.arrived && (wish.paused || known?.state === "ended"));
+  }
+
   // The connection, once it is live.
   ready() {
     if (!this.wish) return Promise.reject(this.error ?? new IPFSStreamError("closed", "nothing is played: play() first"));
     if (this.connection?.live && !this.connection.over) return Promise.resolve(this.connection);
-    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));
+    return new Promise((resolve, reject) => {
+      this.waiting.push({ resolve, reject });
+      this.wake?.();
+    });
   }
 
   // The picture of a connection that was lost stays until another one takes its place, and with it the pc that it came by.
@@ -538,6 +577,7 @@ export class WebRTCPlayer {
     const { connection, waiting } = this;
     Object.assign(this, { wish: null, connection: null, waiting: [], stream: null, known: null });
     connection?.end(reason);
+    this.wake?.();
     this.keep(null);
     if (this.element?.srcObject) this.element.srcObject = null;
     waiting.forEach(({ reject }) => reject(reason));

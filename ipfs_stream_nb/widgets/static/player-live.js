@@ -44,6 +44,7 @@ export class LiveMedia extends EventTarget {
 
   get currentTime() {
     if (this.seeking) return this.target;
+    if (this.ended && this.duration) return this.duration;
     return this.wire?.known ? this.wire.position : this.start;
   }
 
@@ -161,7 +162,7 @@ export class LiveMedia extends EventTarget {
       let known = await this.connection();
       Object.assign(wire, { base: known.base, token: async () => (known ?? (await this.connection())).token });
       if (wire !== this.wire) return;
-      const playing = wire.play(path, { kind, quality, loop, start: this.start, patience });
+      const playing = wire.play(path, { kind, quality, loop, start: this.start, rest: true, patience });
       if (this.paused) this.ask(wire.pause());
       await playing;
       known = null;
@@ -172,7 +173,7 @@ export class LiveMedia extends EventTarget {
 
   changed(state) {
     if (state === "closed") return;
-    this.onState(state);
+    this.onState(state === "paused" && this.ended ? "ended" : state);
     if (state === "playing") {
       this.ended = false;
       this.tell("loadedmetadata", ...(this.paused ? [] : ["playing"]));

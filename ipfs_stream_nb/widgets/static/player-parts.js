@@ -8,13 +8,15 @@ export const limits = {
   attempts: 3, // reloads in a row without anything played in between
   idle: 2500, // ms without a pointer until the controls fade
   narrow: 420, // px of width under which the controls that can be missed go
+  tiny: 290, // px under which there is no room for the quality either
   live: 10000, // ms that media may take to come over WebRTC
   auto: 5000, // the same where there is HTTP to fall back to
 };
 
 export const SHORTCUTS = "Space K J L M F , . < > ArrowLeft ArrowRight ArrowUp ArrowDown Home End 0 1 2 3 4 5 6 7 8 9";
 export const RATES = [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2];
-export const QUALITIES = { auto: "Auto", very_high: "1080p", high: "720p", medium: "480p", low: "360p", very_low: "240p" };
+export const LINES = { very_high: 1080, high: 720, medium: 480, low: 360, very_low: 240 };
+export const QUALITIES = { auto: "Auto", ...Object.fromEntries(Object.entries(LINES).map(([name, lines]) => [name, `${lines}p`])) };
 const ICONS = {
   play: "M8 5.5v13l10.5-6.5z",
   pause: "M7 5.5h3.6v13H7zM13.4 5.5H17v13h-3.6z",

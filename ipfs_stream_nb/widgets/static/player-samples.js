@@ -6,17 +6,19 @@ export const limits = {
   every: 100, // ms between two samples
   window: 1000, // ms over which counts become rates
   loading: 3000, // ms, the same of what an element loads, which it does by leaps
+  settle: 500, // ms of pictures until playing has begun again, and the least from which they are counted
 };
 const HAVE_FUTURE_DATA = 3;
-const SERVER = ["target_bitrate", "sent_bitrate", "bandwidth_estimate", "rtt", "jitter", "queue_delay", "packet_loss", "height", "frame_rate", "position"];
+const SERVER = ["target_bitrate", "sent_bitrate", "bandwidth_estimate", "rtt", "jitter", "queue_delay", "packet_loss", "frame_rate", "position"];
 const WORDS = ["level", "state", "reason"];
+const stands = ({ paused, ended, seeking }) => paused || ended || seeking;
 
-// What a count grew by in each second, over the last window.
+// What a count grew by in each second, over the last window, once that has `least` ms.
 class Rate {
   seen = [];
 
-  constructor(window = limits.window) {
-    this.window = window;
+  constructor(window = limits.window, least = 0) {
+    Object.assign(this, { window, least });
   }
 
   at(time, count) {
@@ -26,14 +28,29 @@ class Rate {
     seen.push([time, count]);
     while (seen.length > 2 && seen[0][0] < time - this.window) seen.shift();
     const [[first, from]] = seen;
-    return time > first ? ((count - from) / (time - first)) * 1000 : undefined;
+    return time - first > this.least ? ((count - from) / (time - first)) * 1000 : undefined;
   }
 }
+
+// What a count grew by while it was of interest.
+class Growth {
+  sum = 0;
+  last = null;
+
+  at(count, counts) {
+    if (!Number.isFinite(count)) return undefined;
+    if (counts && count > (this.last ?? count)) this.sum += count - this.last;
+    this.last = count;
+    return this.sum;
+  }
+}
+
+const pictures = () => new Rate(limits.window, limits.settle);
 
 // Of an element that loads a file: what is ahead, how fast it grows, and how the picture moves.
 class FileFigures {
   loaded = new Rate(limits.loading);
-  shown = new Rate();
+  shown = pictures();
   ahead = null; // {end, sum}: how far the part being played was loaded, and what was loaded in all, in seconds of media
   begun = false;
   frozen = { count: 0, seconds: 0, since: null };
@@ -57,7 +74,8 @@ class FileFigures {
     if (videoHeight) Object.assign(figures, { width: videoWidth, height: videoHeight, level: "source" });
     if (quality?.totalVideoFrames) {
       figures.frames_dropped = quality.droppedVideoFrames;
-      figures.frames_per_second = this.shown.at(now, quality.totalVideoFrames - quality.droppedVideoFrames);
+      if (stands(element)) this.shown = pictures();
+      else figures.frames_per_second = this.shown.at(now, quality.totalVideoFrames - quality.droppedVideoFrames);
     }
     if (this.begun) Object.assign(figures, { freezes: this.frozen.count, freeze_seconds: this.frozen.seconds });
     return figures;
@@ -77,7 +95,7 @@ class FileFigures {
   freeze(now, position) {
     const { element, frozen, last } = this;
     this.begun ||= last !== null && position !== last.position && !element.seeking;
-    const still = this.begun && !element.paused && !element.ended && !element.seeking && element.readyState < HAVE_FUTURE_DATA;
+    const still = this.begun && !stands(element) && element.readyState < HAVE_FUTURE_DATA;
     if (still && frozen.since === null) frozen.count++;
     if (still) frozen.seconds += (now - (frozen.since ?? now)) / 1000;
     frozen.since = still ? now : null;
@@ -93,6 +111,11 @@ class LiveFigures {
   packets = new Rate();
   waited = new Rate();
   emitted = new Rate();
+  freezes = new Growth();
+  frozen = new Growth();
+  shown = pictures();
+  decoded = null; // pictures, when it last stood still
+  since = null; // when the first picture came after that
 
   constructor(media) {
     this.media = media;
@@ -107,8 +130,16 @@ class LiveFigures {
     if (!this.told || now - this.told.at > limits.window) return figures; // what is old is not known
     const { message } = this.told;
     for (const name of SERVER) if (Number.isFinite(message[name])) figures[name] = message[name];
+    if (!figures.height && Number.isFinite(message.height)) figures.height = message.height; // as it comes, or of another size than the width
     for (const name of WORDS) if (typeof message[name] === "string") figures[name] = message[name];
     return figures;
+  }
+
+  // Browsers take a pause for a freeze, and say so when the next picture comes.
+  plays(now, decoded) {
+    if (stands(this.media)) Object.assign(this, { decoded, since: null });
+    else if (decoded !== this.decoded) this.since ??= now;
+    return this.since !== null && now - this.since >= limits.settle;
   }
 
   received(now, rows) {
@@ -120,16 +151,18 @@ class LiveFigures {
     const came = this.packets.at(now, sum("packetsReceived"));
     const emitted = this.emitted.at(now, row.jitterBufferEmittedCount);
     const waited = this.waited.at(now, row.jitterBufferDelay);
+    const plays = this.plays(now, row.framesDecoded ?? row.packetsReceived);
+    if (!plays) this.shown = pictures();
     return {
       received_bitrate: (this.bytes.at(now, sum("bytesReceived") + sum("headerBytesReceived")) ?? NaN) * 8,
       packet_loss: lost + came > 0 ? lost / (lost + came) : undefined,
       rtt: pair?.currentRoundTripTime,
       jitter: row.jitter,
       buffer: emitted > 0 ? waited / emitted : undefined,
-      frames_per_second: row.framesPerSecond,
+      frames_per_second: plays ? this.shown.at(now, row.framesDecoded) : undefined,
       frames_dropped: row.framesDropped,
-      freezes: row.freezeCount,
-      freeze_seconds: row.totalFreezesDuration,
+      freezes: this.freezes.at(row.freezeCount, plays),
+      freeze_seconds: this.frozen.at(row.totalFreezesDuration, plays),
       width: row.frameWidth,
       height: row.frameHeight,
       position: this.media.currentTime,

@@ -12,7 +12,9 @@ export class Session {
   reporting = false;
   done = 0; // the last command that was carried out
   token = null; // promise of a URL that carries a capability token
+  height = 0; // of the source, in lines; 0 while it is not known
   fallback = ""; // why it plays over HTTP after all, where WebRTC was to be tried first
+  refusal = ""; // what the server said of the content then, if it did
 
   constructor(View) {
     this.View = View;
@@ -81,8 +83,8 @@ export class Session {
   }
 
   // What does not come over WebRTC in one view does not in another.
-  fallBack(reason) {
-    this.fallback = reason;
+  fallBack(reason, refusal = "") {
+    Object.assign(this, { fallback: reason, refusal });
     this.views.forEach((view) => view.fallBack());
   }
 
@@ -116,6 +118,14 @@ export class Session {
       );
       this.send({ event, request });
     });
+  }
+
+  // Once; a kernel that is busy, or not there, tells nothing.
+  async learnHeight() {
+    if (this.model.get("kind") !== "video") return;
+    this.asked ??= this.ask("height").then(({ height }) => height, () => 0);
+    this.height = (await this.asked) || 0;
+    this.views.forEach((view) => view.offerLevels());
   }
 
   // The cookie serves the page's own server. Everything else needs a URL with a token, which only the kernel can give.

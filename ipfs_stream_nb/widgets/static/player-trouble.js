@@ -29,8 +29,8 @@ export function explain(reason, { kind, path, mime, url, position, canPlay, stat
   }, and add the result.`;
   const can = canPlay ? "" : ` It says itself that it does not know ${mime}.`;
   const messages = {
-    unsupported: [`This browser can't play this ${kind}`, (c) => `It has no decoder for ${c || mime}, or the file is damaged.${can} ${rescue}`],
-    decode: [`The ${kind} can't be decoded`, (c) => `Decoding ${c || mime} stopped at ${clock(position)}: the file is damaged there, or uses a feature that this browser lacks. ${rescue}`],
+    unsupported: [`This browser can't play this ${kind}`, (c) => `${sentence(text) || `It has no decoder for ${c || mime}, or the file is damaged.${can}`} ${rescue}`],
+    decode: [`The ${kind} can't be decoded`, (c) => `Decoding ${c || mime} stopped at ${clock(position)}: ${text ? `${text.replace(/\.$/, "")}.` : "the file is damaged there, or uses a feature that this browser lacks."} ${rescue}`],
     missing: ["Content not found", () => sentence(text) || `The server does not have ${path}.`],
     forbidden: ["Not allowed", () => `The server does not let this browser read ${path}. ${sentence(text) || "Reload the page to log in again."}`],
     unreachable: ["The server can't be reached", () => `No answer from ${url && new URL(url).origin}. Is it still running, and reachable from this browser?`],

@@ -4,7 +4,7 @@
 // the kernel go to it alone. A change that a report of ours made is never taken for a wish of the kernel.
 import { sentence, sizeText } from "./page.js";
 import { LiveMedia, WORDS } from "./player-live.js";
-import { QUALITIES, RATES, SHORTCUTS, clamp, clock, face, finite, icon, limits, make, percent } from "./player-parts.js";
+import { LINES, QUALITIES, RATES, SHORTCUTS, clamp, clock, face, finite, icon, limits, make, percent } from "./player-parts.js";
 import { Session } from "./player-session.js";
 import { diagnose, explain } from "./player-trouble.js";
 
@@ -62,6 +62,7 @@ class View {
     // Not a container query: in cells that JupyterLab skips (content-visibility), Chromium leaves its inside unlaid.
     this.resizing = new ResizeObserver(([{ contentRect }]) => {
       this.root.classList.toggle("is-narrow", contentRect.width < limits.narrow);
+      this.root.classList.toggle("is-tiny", contentRect.width < limits.tiny);
     });
     this.resizing.observe(this.root);
     el.append(this.root);
@@ -119,14 +120,16 @@ class View {
   }
 
   hear(media, signal) {
+    const { session } = this;
     const heard = {
       loadedmetadata: () => this.present(),
       resize: () => this.describe(),
       durationchange: () => this.paintProgress(),
-      play: () => this.session.report(this, { paused: false }),
+      play: () => session.report(this, { paused: false }),
       playing: () => {
         this.failures = 0;
         this.setState("playing");
+        if (this.live) session.learnHeight(); // the content is on its way by now
       },
       waiting: () => media.paused || this.setState("buffering"),
       pause: () => this.paused(),
@@ -153,14 +156,16 @@ class View {
     const slider = (name, label, max) =>
       make("input", name, { type: "range", min: "0", max, step: "any", value: "0", "aria-label": label });
     this.playButton = button("play", () => this.toggle());
-    this.time = make("span", "time");
+    this.passed = make("span");
+    this.total = make("span", "total");
+    this.time = make("span", "time", {}, this.passed, this.total);
     this.seekBar = slider("seek", "Position", "1");
     this.tip = make("div", "tip", { "aria-hidden": "true", hidden: "" });
     this.muteButton = button("mute", () => this.mute());
     this.volumeBar = slider("volume", "Volume", "1");
     this.rate = make("select", "rate", { "aria-label": "Playback rate", title: "Playback rate (< and >)" });
-    const levels = Object.entries(QUALITIES).map(([value, text]) => make("option", "", { value }, text));
-    this.quality = make("select", "quality", { "aria-label": "Quality", title: "Quality" }, ...levels);
+    this.quality = make("select", "quality", { "aria-label": "Quality", title: "Quality" });
+    this.offerLevels();
     this.expand = button("expand", () => this.fullscreen());
     const bar = make("div", "controls", { role: "group", "aria-label": "Player controls" });
     const track = make("div", "track", {}, this.seekBar, this.tip);
@@ -179,6 +184,19 @@ class View {
     this.listen(track, { pointermove: (e) => this.preview(e), pointerleave: () => (this.tip.hidden = true) });
     this.listen(document, { fullscreenchange: () => this.paintExpand() });
     this.paintExpand();
+  }
+
+  // Levels below the source; those above it are all the same, the source as it is.
+  offerLevels() {
+    const { height } = this.session;
+    const [best] = Object.keys(LINES);
+    const entries = Object.entries(QUALITIES).filter(([name]) => !height || !(LINES[name] >= height));
+    if (height && LINES[best] >= height) entries.splice(1, 0, [best, `As it is (${height}p)`]);
+    if (this.quality.length !== entries.length) {
+      this.quality.replaceChildren(...entries.map(([value, text]) => make("option", "", { value }, text)));
+    }
+    const level = this.model.get("quality") ?? "auto";
+    this.quality.value = entries.some(([name]) => name === level) ? level : best;
   }
 
   listen(target, handlers) {
@@ -204,7 +222,8 @@ class View {
     else if (!media) return;
     else if (name === "poster") value && this.kind === "video" && (media.poster = value);
     else if (name === "quality") {
-      media.quality = this.quality.value = value ?? "auto";
+      media.quality = value ?? "auto";
+      this.offerLevels();
     } else if (name === "playback_rate" && this.live) {
       if (value !== 1) this.refuseRate();
     } else if (name === "playback_rate") {
@@ -260,7 +279,7 @@ class View {
       session.cookieFailed = true;
       this.start();
     } else if (this.model.get("transport") === "auto") {
-      session.fallBack(`${sentence(error.message)}${error.code === "no_media" ? " A network that lets no UDP through does that, and so does an SSH tunnel." : ""}`);
+      session.fallBack(`${sentence(error.message)}${error.code === "no_media" ? " A network that lets no UDP through does that, and so does an SSH tunnel." : ""}`, error.code === "no_media" ? "" : error.message);
     } else {
       this.fail("live", { text: error.message });
     }
@@ -323,7 +342,7 @@ class View {
   async fail(reason, found = {}) {
     const { kind, model, url, position } = this;
     const [path, mime] = [model.get("path"), model.get("mime_type")];
-    const [title, text] = explain(reason, { ...found, kind, path, mime, url, position, canPlay: this.element?.canPlayType(mime) });
+    const [title, text] = explain(reason, { text: this.session.refusal, ...found, kind, path, mime, url, position, canPlay: this.element?.canPlayType(mime) });
     const show = (codecs) => {
       this.showMessage({ title, text: text(codecs).trim(), retry: true });
       this.report({ error: `${title}. ${text(codecs).trim()}`, paused: true });
@@ -557,11 +576,11 @@ class View {
     if (text && !during) this.timers.say = setTimeout(() => (this.toast.textContent = ""), 1200);
   }
 
-  // The controls fade over a playing video when nothing moves.
+  // The controls fade over a playing video when nothing moves; those of sound are all that there is of it.
   stir(wait = limits.idle) {
     clearTimeout(this.timers.idle);
     this.root.classList.remove("is-idle");
-    if (this.state === "playing") this.timers.idle = setTimeout(() => this.root.classList.add("is-idle"), wait);
+    if (this.kind === "video" && this.state === "playing") this.timers.idle = setTimeout(() => this.root.classList.add("is-idle"), wait);
   }
 
   paintProgress() {
@@ -575,7 +594,8 @@ class View {
     this.seekBar.style.setProperty("--played", part(position));
     this.seekBar.style.setProperty("--buffered", part(Math.max(buffered, position)));
     this.seekBar.setAttribute("aria-valuetext", `${clock(position)}${duration ? ` of ${clock(duration)}` : ""}`);
-    this.time.textContent = duration ? `${clock(position)} / ${clock(duration)}` : clock(position);
+    this.passed.textContent = clock(position);
+    this.total.textContent = duration ? ` / ${clock(duration)}` : "";
   }
 
   paintVolume() {

@@ -1,8 +1,9 @@
-"""A viewer by GStreamer's webrtcbin, as a program: /usr/bin/python3 gst_viewer.py offer|answer H264|VP8
+"""A viewer by GStreamer's webrtcbin, as a program: /usr/bin/python3 gst_viewer.py offer|answer H264|VP8 [feedback]
 
 It speaks lines of JSON. It offers, or takes an offer from its input, and gives the answer or takes it, all with their
 candidates inside. Then it tells of each picture ("picture", whose `bytes` bytes of grey follow the line), of each piece of
 sound ("sound") and each message on a data channel ("message"), until its input ends. Times are seconds of GStreamer's clock.
+With `feedback` it offers to tell when packets came (transport-wide congestion control), and to ask again for lost ones.
 
 It uses Debian's python3-gi and the standard library alone, and nothing of this project.
 """
@@ -35,6 +36,12 @@ CAPS = {
 }
 
 
+FEEDBACK = (
+    ",extmap-5=(string)http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+    ",rtcp-fb-transport-cc=(boolean)true,rtcp-fb-nack=(boolean)true,rtcp-fb-nack-pli=(boolean)true"
+)
+
+
 class Viewer:
     """One webrtcbin, and what decodes its tracks."""
 
@@ -63,11 +70,16 @@ class Viewer:
 
     # descriptions
 
-    def offer(self, codecs):
+    def offer(self, codecs, feedback):
         """Ask for a track of each codec, and for a data channel."""
         for codec in codecs:
-            caps = Gst.Caps.from_string(f"application/x-rtp,encoding-name={codec},{CAPS[codec]}")
-            self.webrtc.emit("add-transceiver", GstWebRTC.WebRTCRTPTransceiverDirection.RECVONLY, caps)
+            caps = f"application/x-rtp,encoding-name={codec},{CAPS[codec]}{FEEDBACK if feedback else ''}"
+            transceiver = self.webrtc.emit(
+                "add-transceiver",
+                GstWebRTC.WebRTCRTPTransceiverDirection.RECVONLY,
+                Gst.Caps.from_string(caps),
+            )
+            transceiver.set_property("do-nack", feedback)
         self.channel = self.webrtc.emit("create-data-channel", "viewer", None)
         self.describe("offer")
 
@@ -158,11 +170,11 @@ def read(viewer, loop):
 def main():
     """Run until the input ends."""
     Gst.init(None)
-    way, codec = sys.argv[1:]
+    way, codec, *more = sys.argv[1:]
     loop = GLib.MainLoop()
     viewer = Viewer(loop)
     if way == "offer":
-        viewer.offer((codec, "OPUS"))
+        viewer.offer((codec, "OPUS"), "feedback" in more)
     threading.Thread(target=read, args=(viewer, loop), daemon=True).start()
     loop.run()
     viewer.pipeline.set_state(Gst.State.NULL)

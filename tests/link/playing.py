@@ -92,7 +92,9 @@ async def _line(program: asyncio.subprocess.Process, seconds: float = 60.0) -> s
     return line.decode().strip()
 
 
-async def play(scenario: Scenario, kind: str, file: Path, store: Path) -> Played:
+async def play(
+    scenario: Scenario, kind: str, file: Path, store: Path, receiver: str = "adaptive_viewer.py"
+) -> Played:
     """Send `file` by "ours" or by stock "aiortc" to the scenario's viewers, and watch. Raises LinkUnavailableError."""
     programs = _Programs()
     async with Link(scenario) as link:
@@ -102,10 +104,7 @@ async def play(scenario: Scenario, kind: str, file: Path, store: Path) -> Played
             )
             await _line(server)
             url = f"http://{link.server.address}:{PORT}"
-            viewers = [
-                await programs.start(link.viewer, "adaptive_viewer.py", f"{url}/")
-                for _ in range(scenario.flows)
-            ]
+            viewers = [await programs.start(link.viewer, receiver, f"{url}/") for _ in range(scenario.flows)]
             for viewer in viewers:
                 await _line(viewer)
             await asyncio.sleep(SETTLE)

@@ -32,7 +32,13 @@ def test_play_shows_what_was_added(repo, clip):
 def test_play_offers_its_options(repo, clip):
     """Each option of the player is a parameter of play, so that a notebook completes it, and reaches the player."""
     options = {"autoplay": True, "muted": True, "loop": True, "controls": False, "width": 320}
-    options |= {"volume": 0.5, "playback_rate": 2.0, "current_time": 0.25, "transport": "auto"}
+    options |= {
+        "volume": 0.5,
+        "playback_rate": 2.0,
+        "current_time": 0.25,
+        "transport": "auto",
+        "quality": "low",
+    }
     taken = inspect.signature(Player).parameters
     for kind in (Client, AsyncClient):
         offered = inspect.signature(kind.play).parameters

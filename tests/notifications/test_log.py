@@ -379,8 +379,12 @@ async def test_damage_that_is_found_later_begins_a_new_epoch(home, follow, who, 
             await publish(engine, 1000, 1500)
             await engine.trim()
         elif who == "reader":
-            with pytest.raises(StoreError, match="cannot be used"):
+            try:
                 await engine.read(0, 10**6, 10**9)
+            except StoreError as error:
+                assert "cannot be used" in str(error)  # noqa: PT017  # trimming may have met it first
+            else:
+                assert (await engine.bounds()).epoch != before.epoch
         else:
             async with aclosing(engine.subscribe(0)) as batches:
                 with pytest.raises(EpochChangedError):

@@ -106,8 +106,10 @@ async def test_no_file_or_address_is_opened(pool, open_clip, clip, take, tmp_pat
             trace.communicate()
         lines = log.read_text().splitlines()
         assert any("sendto" in line for line in lines), "the control: it is traced"
-        forbidden = [line for line in lines if any(f" {call}(" in line for call in calls.split(","))]
-        assert [line for line in forbidden if "= -1" not in line] == []
+        starts = [start for call in calls.split(",") for start in (f" {call}(", f"<... {call} resumed")]
+        forbidden = [line for line in lines if any(start in line for start in starts)]
+        # another thread may come in between: the line that resumes it says what came of it
+        assert [line for line in forbidden if "= -1" not in line and "<unfinished" not in line] == []
 
 
 def _done(worker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,10 @@ def test_the_picture_follows_the_link(tmp_path: Path) -> None:
         scenario, duration=DURATION, down=replace(scenario.down, rate=((0.0, 4e6), (STEP, 0.6e6)))
     )
     try:
-        played = asyncio.run(play(scenario, "ours", clip, tmp_path / "store"))
+        with ThreadPoolExecutor(1) as thread:  # Playwright keeps a loop in this one
+            played = thread.submit(
+                lambda: asyncio.run(play(scenario, "ours", clip, tmp_path / "store"))
+            ).result()
     except LinkUnavailableError as error:
         pytest.skip(str(error))
     (viewer,), (samples,) = played.viewers, played.samples

@@ -34,7 +34,9 @@ AMPLE_SECONDS: Final = 3.0
 MAX_AMPLE_SECONDS: Final = 60.0
 """up to this."""
 UP_SECONDS: Final = 2.0
-"""How long more must be carried than a level takes, for the next one."""
+"""How long more must be carried than a level takes, for a better one,"""
+ROOM: Final = 0.8
+"""which is chosen by so much of what is carried."""
 DOWN_SECONDS: Final = 2.0
 """How long a level goes on with half the frames, for less than it needs."""
 LEAST: Final = 0.8
@@ -60,7 +62,7 @@ class AdaptiveBitrateController:
     """Follows samples of a connection with a track's encoder (guide, "Adaptive Bitrate Streaming").
 
     Within a level the bit rate follows `bandwidth_estimate` at once. When that is too little, pictures are left out first, then
-    the level below is taken; at once where far too little is carried. Up it goes slowly. Without an estimate a level is taken
+    the level below is taken; at once where far too little is carried. Up it goes after two seconds. Without an estimate a level is taken
     by round trip and losses each 5 s. What is missing counts for nothing, and never leads up.
     """
 
@@ -273,7 +275,7 @@ class AdaptiveBitrateController:
         if index <= self._top or carried < self._most(index) or now < self._relieved_until:
             self._since.pop("up", None)
         elif self._lasts("up", now, UP_SECONDS):
-            self._change(index - 1, reason, carried)
+            self._change(min(index - 1, self._fitting(ROOM * carried)), reason, carried)
             return True
         return False
 

@@ -14,7 +14,7 @@ from ipfs_stream_nb.webrtc.peer_media import PeerMedia, SentTrack
 from ipfs_stream_nb.webrtc.stats import sender_stats
 from ipfs_stream_nb.webrtc.transport_cc import Negotiation
 
-TICK: Final = 0.025
+TICK: Final = 0.05
 SAMPLE_EVERY: Final = 0.1
 """Seconds between two looks of the controllers."""
 REPORT_EVERY: Final = 1.0
@@ -59,6 +59,7 @@ class SendRate:
 
     def _feedback(self, results: list[Any]) -> None:
         self.estimator.on_feedback(results, time.monotonic())
+        self.transport.set_rate(self.estimator.target)
 
     async def run(self) -> None:
         """Look at what is known, many times a second."""
@@ -79,7 +80,7 @@ class SendRate:
             if now >= next_sample or returned:
                 next_sample = now + SAMPLE_EVERY
                 self._adapt(returned=returned)
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK if self.transport.stats.feedback else SAMPLE_EVERY)
 
     def _loses(self) -> bool:
         """Whether the path loses packets without being full."""

@@ -38,10 +38,11 @@ class Viewer:
     def frozen(self, start: float = 0.0, end: float = float("inf")) -> float:
         """Seconds for which the picture stood still, as webrtc-stats defines a freeze: longer than three frames, and 0.15 s more
         than one."""
-        gaps = np.diff(self.frames)
+        frames = np.append(self.frames, end) if np.isfinite(end) else self.frames  # it may not come back
+        gaps = np.diff(frames)
         usual = np.array([gaps[max(0, n - 30) : n].mean() if n else np.inf for n in range(len(gaps))])
         still = gaps > np.maximum(3 * usual, usual + 0.15)
-        within = (self.frames[1:] > start) & (self.frames[1:] <= end)
+        within = (frames[1:] > start) & (frames[1:] <= end)
         return float(gaps[still & within].sum())
 
     def longest_gap(self, start: float = 0.0, end: float = float("inf")) -> float:

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 TrackKind = Literal["video", "audio"]
 Codec = Literal["h264", "vp8", "opus"]
+
+BITS_PER_PIXEL: Final = 0.09
+"""Of each frame, where no bit rate is known or asked for,"""
+MIN_BITRATE: Final = 150_000
+"""but not less than so many bit/s"""
+MAX_BITRATE: Final = 8_000_000
+"""nor more."""
+
+
+def usual_bitrate(width: int, height: int, rate: float) -> int:
+    """bit/s that suit a size."""
+    return bounded_bitrate(BITS_PER_PIXEL * width * height * rate)
+
+
+def bounded_bitrate(bitrate: float) -> int:
+    """bit/s that video is encoded to with all its lines, as near to these as may be."""
+    return max(MIN_BITRATE, min(MAX_BITRATE, round(bitrate)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,6 @@ class AdaptiveBitrateController:
             {"height": one.height or 0, "bitrate": one.bitrate or 0} for one in reversed(LEVELS.values())
         ]
         """From the best to the least: height in lines, bitrate in bit/s."""
-        self.current_level_index = FIRST_LEVEL
         self.sample_window: list[dict[str, Any]] = []
         self.last_adaptation = clock()
         self.at_source = at_source
@@ -93,8 +92,6 @@ class AdaptiveBitrateController:
         """bit/s of the video that are asked of the encoder; None: the content as it is."""
         self.frame_rate: float | None = None
         """Frames a second that are asked for; None: all."""
-        self.adaptations = 0
-        """Changes of the level."""
         self._on_change = on_change
         self._clock = clock
         self._measured = 0.0
@@ -332,7 +329,6 @@ class AdaptiveBitrateController:
         self._take(index, carried, at_source=at_source)
         if self.level != before:
             self.last_adaptation = self._clock()
-            self.adaptations += 1
             self._on_change(self.level, reason)
 
     def _apply(self, carried: float) -> None:

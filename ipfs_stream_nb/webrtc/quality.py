@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ipfs_stream_nb.errors import BadRequestError
-from ipfs_stream_nb.media.encoded import EncodedInfo, EncodedTrack, Rendition
+from ipfs_stream_nb.media.encoded import (
+    EncodedInfo,
+    EncodedTrack,
+    Rendition,
+    bounded_bitrate,
+    usual_bitrate,
+)
 
 AUTO: Final = "auto"
 SOURCE: Final = "source"
 """The content as it is."""
-MIN_TOP_BITRATE, MAX_TOP_BITRATE = 150_000, 8_000_000
-"""bit/s that are encoded just in time at the least and at the most, for video with all its lines,"""
-BITS_PER_PIXEL: Final = 0.09
-"""and those of each pixel, where a file does not tell its bit rate."""
 LEVELS: Final = {
     "very_low": Rendition(240, 250_000),
     "low": Rendition(360, 500_000),
@@ -45,10 +47,11 @@ def rendition_json(rendition: Rendition | None, info: EncodedInfo) -> dict[str, 
     return {"height": rendition.height, "bitrate": rendition.bitrate}
 
 
-def top_bitrate(track: EncodedTrack) -> float:
+def top_bitrate(track: EncodedTrack) -> int:
     """bit/s of the video with all its lines: what the file has, or what suits the size where it does not tell."""
-    known = track.bitrate or BITS_PER_PIXEL * track.width * track.height * (track.frame_rate or 30.0)
-    return max(MIN_TOP_BITRATE, min(known, MAX_TOP_BITRATE))
+    if track.bitrate:
+        return bounded_bitrate(track.bitrate)
+    return usual_bitrate(track.width, track.height, track.frame_rate or 30.0)
 
 
 def live_rendition(height: int | None, track: EncodedTrack) -> Rendition:
@@ -58,4 +61,4 @@ def live_rendition(height: int | None, track: EncodedTrack) -> Rendition:
         return level
     fitting = (one for one in LEVELS.values() if (one.height or 0) >= track.height)
     usual = next(fitting, LEVELS["very_high"]).bitrate or 0
-    return Rendition(height, max(usual, round(top_bitrate(track))))
+    return Rendition(height, max(usual, top_bitrate(track)))

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 
+from ipfs_stream_nb.webrtc.adaptation import AdaptiveBitrateController
 from ipfs_stream_nb.webrtc.congestion.estimator import BandwidthEstimator
 from ipfs_stream_nb.webrtc.pacing import TransportController
 from ipfs_stream_nb.webrtc.peer_media import PeerMedia, SentTrack
@@ -41,7 +42,7 @@ class SendRate:
 
     def __init__(self, media: PeerMedia, dtls: RTCDtlsTransport, negotiation: Negotiation) -> None:
         self._media = media
-        wanted = sum(one.controller.source_bitrate for one in self._videos if one.controller is not None)
+        wanted = sum(controller.source_bitrate for _, controller in self._videos)
         start = max(FIRST_BITRATE, min(round(FIRST_SHARE * wanted), CEILING))
         self.estimator = BandwidthEstimator(start, FLOOR, CEILING)
         self.transport = TransportController(dtls, negotiation, self._feedback)
@@ -54,8 +55,12 @@ class SendRate:
         self._rembs = 0
 
     @property
-    def _videos(self) -> list[SentTrack]:
-        return [one for one in self._media.tracks.values() if one.controller is not None]
+    def _videos(self) -> list[tuple[SentTrack, AdaptiveBitrateController]]:
+        return [(one, one.controller) for one in self._media.tracks.values() if one.controller is not None]
+
+    @property
+    def _playing(self) -> list[tuple[SentTrack, AdaptiveBitrateController]]:
+        return [one for one in self._videos if one[0].content.playback.state == "playing"]
 
     def _feedback(self, results: list[Any]) -> None:
         self.estimator.on_feedback(results, time.monotonic())
@@ -96,20 +101,19 @@ class SendRate:
             self.estimator.on_remb(max(one.bandwidth_estimate or 0 for one in watches), now)
         if reports != self._reports:
             self._reports = reports
-            for sent in self._videos:
+            for sent, _ in self._videos:
                 if sent.transceiver is not None:
                     stats = await sender_stats(sent.transceiver.sender)
                     self.estimator.on_report(stats.packet_loss, stats.rtt, now)
 
     def _wish(self, now: float) -> None:
         """Say how much would be sent if it could."""
-        playing = [one for one in self._videos if one.flowing and one.content.playback.state == "playing"]
-        wish = sum(one.controller.wanted_bitrate for one in playing if one.controller is not None)
+        wish = sum(controller.wanted_bitrate for sent, controller in self._playing if sent.flowing)
         self.estimator.on_sent(now, round(PROBED_SHARE * wish))
 
     def _adapt(self, *, returned: bool) -> None:
         """Have the videos follow. `returned`: the receiver is heard again, and has missed so much that it needs a new picture."""
-        videos = [one for one in self._videos if one.content.playback.state == "playing"]
+        videos = self._playing
         audio = sum(
             one.track.get_stats()["bitrate"] for one in self._media.tracks.values() if one.controller is None
         )
@@ -118,9 +122,7 @@ class SendRate:
             max(bitrate * PAYLOAD_SHARE - audio, 0.0) / max(len(videos), 1)
             for bitrate in (self.estimator.capacity, self.estimator.target)
         )
-        for sent in videos:
-            controller = sent.controller
-            assert controller is not None  # noqa: S101  # that is what makes it a video
+        for sent, controller in videos:
             if controller.at_source and sent.age > 1:
                 controller.measured(sent.track.get_stats()["bitrate"])
             playback = sent.content.playback
@@ -149,7 +151,7 @@ class SendRate:
     def stats(self) -> dict[str, Any]:
         """What is known better than from RTCP's reports, for connection_stats."""
         estimator, videos = self.estimator, self._videos
-        main = videos[0].controller if videos else None
+        main = videos[0][1] if videos else None
         known = {"bandwidth_estimate": estimator.target, "target_bitrate": main and main.target_bitrate}
         if not self.transport.stats.feedback:
             return known
@@ -162,8 +164,7 @@ class SendRate:
     def sample(self) -> dict[str, Any]:
         """What a chart shows: the `quality` message of the data channel."""
         estimator, videos = self.estimator, self._videos
-        main = videos[0] if videos else None
-        controller = main.controller if main is not None else None
+        main, controller = videos[0] if videos else (None, None)
         return {
             "type": "quality",
             "time": round(time.monotonic() - self._began, 3),

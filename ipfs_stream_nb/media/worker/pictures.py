@@ -18,7 +18,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 
 from ipfs_stream_nb.errors import CorruptContentError
 from ipfs_stream_nb.media.decode import VideoDecoder
-from ipfs_stream_nb.media.encoded import EncodedPacket
+from ipfs_stream_nb.media.encoded import EncodedPacket, usual_bitrate
 from ipfs_stream_nb.media.picture import Orientation, orientation_of, pixel_aspect
 from ipfs_stream_nb.media.source import MediaSource
 from ipfs_stream_nb.media.worker.order import CLOCK, Alive, Order, ticks_of
@@ -37,12 +37,6 @@ MIN_CHANGE_VP8: Final = 0.2
 """and with VP8, whose encoder must begin anew, with a key frame."""
 MAX_FRAME_RATE: Final = 60
 """Frames a second at most; others are left out."""
-BITS_PER_PIXEL: Final = 0.09
-"""Of each frame, where no bit rate is asked for,"""
-MIN_BITRATE: Final = 150_000
-"""but not less than so many bit/s"""
-MAX_BITRATE: Final = 8_000_000
-"""nor more."""
 QUALITY: Final = 23
 """x264's crf, while that takes less than the bit rate."""
 MAX_DAMAGED: Final = 2000
@@ -248,7 +242,7 @@ class _Encoder:
         rate = Fraction(decoder.stream.average_rate or 30)
         self._rate = min(max(rate, Fraction(1)), Fraction(MAX_FRAME_RATE)).limit_denominator(1001)
         self._codec, self._aim, self._threads = codec, order.aim, threads
-        self._most = order.bitrate or bitrate_of(canvas.width, canvas.height, float(self._rate))
+        self._most = order.bitrate or usual_bitrate(canvas.width, canvas.height, float(self._rate))
         self._grid = (KEYFRAME_SECONDS if order.aim is None else LIVE_KEYFRAME_SECONDS) * CLOCK
         self._last = -1
         self._lengths: dict[int, int] = {}
@@ -337,8 +331,3 @@ class _Encoder:
 
 
 _ENCODERS = {"h264": "libx264", "vp8": "libvpx"}
-
-
-def bitrate_of(width: int, height: int, rate: float) -> int:
-    """bit/s that suit a size."""
-    return max(MIN_BITRATE, min(MAX_BITRATE, round(BITS_PER_PIXEL * width * height * rate)))

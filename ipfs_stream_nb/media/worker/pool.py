@@ -19,7 +19,7 @@ from ipfs_stream_nb.errors import (
     RetrievalError,
     UnsupportedMediaError,
 )
-from ipfs_stream_nb.media.encoded import Aim, EncodedInfo, EncodedPacket, Rendition, TrackKind
+from ipfs_stream_nb.media.encoded import MAX_BITRATE, Aim, EncodedInfo, EncodedPacket, Rendition, TrackKind
 from ipfs_stream_nb.media.worker.limits import DEFAULT_WORKER_LIMITS, WorkerLimits
 from ipfs_stream_nb.media.worker.order import Order
 from ipfs_stream_nb.media.worker.process import ReadAt, Worker
@@ -31,8 +31,6 @@ MAX_RENDITIONS: Final = 6
 SPARE_DELAY: Final = 1.0
 """Seconds after an opening until the next spare worker starts, so that it does not delay the first picture."""
 MIN_HEIGHT, MIN_BITRATE = 16, 10_000
-MAX_BITRATE: Final = 8_000_000
-"""bit/s of what is encoded just in time, where the rendition sets no limit."""
 
 _Key = tuple[int, str]
 

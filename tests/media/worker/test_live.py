@@ -7,7 +7,7 @@ from contextlib import aclosing
 import pytest
 
 from ipfs_stream_nb.media.encoded import Aim, Rendition
-from tests.rich_clip import rich_clip
+from rich_clip import rich_clip
 
 LEVEL = Rendition(360, 2_000_000)
 
@@ -17,8 +17,8 @@ def rich():
     return rich_clip(8.0, 640, 360, gop=60, audio=False)
 
 
-async def seconds_of(packets, count):
-    """bit/s of each third of a second, of the packets that come next."""
+async def take_next(packets, count):
+    """So many packets that come next."""
     taken = []
     async for packet in packets:
         taken.append(packet)
@@ -36,13 +36,13 @@ async def test_a_changed_aim_is_followed_in_place(rich, open_clip, peer):
     source = await open_clip(rich)
     aim = Aim(2_000_000)
     async with aclosing(source.packets("video", 0.5, LEVEL, aim)) as packets:
-        before = await seconds_of(packets, 60)
+        before = await take_next(packets, 60)
         aim.bitrate = 400_000
-        await seconds_of(packets, 9)
-        low = await seconds_of(packets, 45)
+        await take_next(packets, 9)
+        low = await take_next(packets, 45)
         aim.bitrate = 1_200_000
-        await seconds_of(packets, 20)
-        high = await seconds_of(packets, 45)
+        await take_next(packets, 20)
+        high = await take_next(packets, 45)
     assert before[0].time == pytest.approx(0.5, abs=0.02)
     assert [one.keyframe for one in (*before, *low, *high)].count(True) == 1
     assert rate(before[9:]) == pytest.approx(1_600_000, rel=0.2)
@@ -54,7 +54,7 @@ async def test_little_is_made_ahead(rich, open_clip):
     """What is not yet read was hardly encoded: a change of the aim is not preceded by seconds of the old rate."""
     source = await open_clip(rich)
     async with aclosing(source.packets("video", 1.0, LEVEL, Aim(500_000))) as packets:
-        taken = await seconds_of(packets, 30)
+        taken = await take_next(packets, 30)
         await asyncio.sleep(0.2)  # time in which it could go on
         (shelf,) = (one for one in source._shared._shelves.values() if one.live)
         made = max(chunk.packets[-1].time for chunk in shelf._chunks.values())
@@ -66,10 +66,10 @@ async def test_frames_are_left_out(rich, open_clip, peer):
     source = await open_clip(rich)
     aim = Aim(500_000)
     async with aclosing(source.packets("video", 0.0, LEVEL, aim)) as packets:
-        await seconds_of(packets, 15)
+        await take_next(packets, 15)
         aim.frame_rate = 15.0
-        await seconds_of(packets, 6)
-        half = await seconds_of(packets, 15)
+        await take_next(packets, 6)
+        half = await take_next(packets, 15)
     gaps = [later.time - one.time for one, later in itertools.pairwise(half)]
     assert gaps == pytest.approx([1 / 15] * 14, abs=1e-3)
     assert not any(one.keyframe for one in half)
@@ -84,9 +84,9 @@ async def test_readers_share_what_the_slower_can_receive(rich, open_clip):
             for _ in range(30):
                 one, other = await anext(first), await anext(second)
                 assert one is other
-            both = await seconds_of(first, 20)
-        await seconds_of(first, 20)
-        alone = await seconds_of(first, 45)
+            both = await take_next(first, 20)
+        await take_next(first, 20)
+        alone = await take_next(first, 45)
     assert rate(both) < 700_000
     assert rate(alone) > 1_000_000
 
@@ -95,7 +95,7 @@ async def test_who_comes_later_begins_with_a_picture_of_his_own(rich, open_clip)
     """In the middle between key frames a newcomer does not get all that was before."""
     source = await open_clip(rich)
     async with aclosing(source.packets("video", 0.0, LEVEL, Aim(500_000))) as first:
-        await seconds_of(first, 60)
+        await take_next(first, 60)
         async with aclosing(source.packets("video", 1.8, LEVEL, Aim(500_000))) as second:
             packet = await anext(second)
     assert packet.keyframe

@@ -157,10 +157,19 @@ class Lab:
         notebook: dict[str, Any] = page.evaluate(
             "window.jupyterapp.shell.currentWidget.content.model.toJSON()"
         )
-        outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
+        outputs = self._outputs(notebook)
         errors = ["\n".join(out["traceback"]) for out in outputs if out["output_type"] == "error"]
         assert not errors, errors[0]
         return notebook
+
+    @staticmethod
+    def _outputs(notebook: dict[str, Any]) -> list[dict[str, Any]]:
+        return [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
+
+    def printed(self, notebook: dict[str, Any]) -> str:
+        """What the cells of a notebook have printed."""
+        streams = [out for out in self._outputs(notebook) if out["output_type"] == "stream"]
+        return "".join("".join(out["text"]) for out in streams)
 
     @staticmethod
     def theme(page: Page, name: str) -> None:

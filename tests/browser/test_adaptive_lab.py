@@ -38,12 +38,7 @@ def test_the_notebook_about_adaptive_quality(
     lab.open(page, NAME)
     page.evaluate(WATCH)
     saved = lab.run_all(page)
-    printed = "".join(
-        "".join(out["text"])
-        for cell in saved["cells"]
-        for out in cell.get("outputs", [])
-        if out["output_type"] == "stream"
-    )
+    printed = lab.printed(saved)
     if "has no network address" in printed:
         pytest.skip("this machine has no network address for WebRTC")
     assert "Not live here" not in printed

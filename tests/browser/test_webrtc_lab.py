@@ -29,12 +29,7 @@ def test_the_notebook_about_webrtc(
     shutil.copy(ROOT / "notebooks" / "03_webrtc.ipynb", lab.root)
     page.set_viewport_size({"width": 1100, "height": 4600})
     saved = lab.run_all(page, "03_webrtc.ipynb")
-    printed = "".join(
-        "".join(out["text"])
-        for cell in saved["cells"]
-        for out in cell.get("outputs", [])
-        if out["output_type"] == "stream"
-    )
+    printed = lab.printed(saved)
     if "No WebRTC here" in printed:
         pytest.skip("this machine has no network address for WebRTC")
     assert "240 lines came: True" in printed

@@ -35,7 +35,7 @@ from ipfs_stream_nb.webrtc.candidates import Candidates
 from ipfs_stream_nb.webrtc.ice import IceServers, ice_servers_of, mend
 from ipfs_stream_nb.webrtc.peer_events import PeerEvents
 from ipfs_stream_nb.webrtc.peer_media import BOTH, PeerMedia, SentTrack, Wanted
-from ipfs_stream_nb.webrtc.reporting import LABEL, Reporter
+from ipfs_stream_nb.webrtc.reporting import Reporter, open_channel
 from ipfs_stream_nb.webrtc.sdp import check_codec, codec_preferences, has_kind, read_description
 from ipfs_stream_nb.webrtc.send_rate import SendRate
 from ipfs_stream_nb.webrtc.slots import PeerLimits
@@ -235,7 +235,7 @@ class Peer:
         }
 
     def _open_channel(self) -> None:
-        channel = self.pc.createDataChannel(LABEL)
+        channel = open_channel(self.pc)
         self._reporter = Reporter(channel, self._playback_or_none, self._stats_message, self._quality_message)
         self.events.mirror = self._reporter.send
 

@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from aiortc import RTCDataChannel
+from aiortc import RTCDataChannel, RTCPeerConnection
 
 LABEL: Final = "ipfs-stream"
+FIRST_TIMEOUT: Final = 1.0
+"""Seconds until what opens the channel is sent again, as RFC 9260 recommends (section 16); aiortc waits 3, by RFC 4960."""
 POSITION_EVERY: Final = 0.25
 STATS_EVERY: Final = 1.0
 """Seconds between two messages."""
@@ -22,6 +24,13 @@ MAX_MESSAGE: Final = 1024
 """Bytes of a message from the viewer."""
 MAX_MARKS: Final = 64
 """Marks that wait for the channel; the oldest gives way."""
+
+
+def open_channel(pc: RTCPeerConnection) -> RTCDataChannel:
+    """The channel, which opens with the connection."""
+    channel = pc.createDataChannel(LABEL)
+    channel.transport._rto = FIRST_TIMEOUT  # noqa: SLF001  # there is no setting for it
+    return channel
 
 
 class Reporter:

@@ -143,13 +143,18 @@ class Viewer:
         last = round(SECONDS_LONG * RATE) - 1
         try:
             async with asyncio.timeout(SECONDS):
-                while not (self.pictures and self.pictures[-1][1] == last) and not self._all_heard():
+                while not self._heard_of_playback() or (
+                    not (self.pictures and self.pictures[-1][1] == last) and not self._all_heard()
+                ):
                     assert not self.errors, self.errors
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
             came = f"{self.pictures[-3:]}, {len(self.sound)} ms of sound, {self.messages[-3:]}"
             raise AssertionError(f"the last picture did not come: {came}") from None
+
+    def _heard_of_playback(self) -> bool:
+        return any(one["type"] == "playback" for one in self.messages)
 
     def _all_heard(self) -> bool:
         ended = any(one.get("state") == "ended" for one in self.messages)

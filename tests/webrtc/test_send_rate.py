@@ -8,6 +8,7 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
+from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import RtcpPsfbPacket, RtcpRtpfbPacket, pack_remb_fci
 
 from ipfs_stream_nb.webrtc.manager import WebRTCStreamingManager
@@ -169,3 +170,19 @@ async def test_remb_that_is_cut_short():
         assert manager.peer(pc_id).media.tracks[sender.track.id].watch.rembs == 0
         count = len(viewer.pictures)
         await viewer.until(lambda: len(viewer.pictures) > count + 5)
+
+
+async def test_the_data_channel_opens_on_a_path_that_loses(monkeypatch):
+    """Where the first packets of it are lost, the channel opens a second later, not three."""
+    sending, lost = RTCDtlsTransport._send_data, []
+
+    async def send(dtls, data):
+        if dtls in lost:
+            await sending(dtls, data)
+        else:
+            lost.append(dtls)
+
+    monkeypatch.setattr(RTCDtlsTransport, "_send_data", send)
+    async with watched(feedback=True) as (viewer, *_):
+        await viewer.until(lambda: viewer.messages, 2.5)
+    assert len(lost) == 2

@@ -1,9 +1,10 @@
-"""A viewer by GStreamer's webrtcbin, as a program: /usr/bin/python3 gst_viewer.py offer|answer H264|VP8 [feedback]
+"""A viewer by GStreamer's webrtcbin, as a program: /usr/bin/python3 gst_viewer.py offer|answer H264|VP8 [live]
 
 It speaks lines of JSON. It offers, or takes an offer from its input, and gives the answer or takes it, all with their
 candidates inside. Then it tells of each picture ("picture", whose `bytes` bytes of grey follow the line), of each piece of
 sound ("sound") and each message on a data channel ("message"), until its input ends. Times are seconds of GStreamer's clock.
-With `feedback` it offers to tell when packets came (transport-wide congestion control), and to ask again for lost ones.
+With `live` it plays as a viewer on a real network would: it offers to tell when packets came (transport-wide congestion control), asks
+again for lost ones, and tells of pictures without their bytes, which a busy machine would have to wait for.
 
 It uses Debian's python3-gi and the standard library alone, and nothing of this project.
 """
@@ -45,8 +46,9 @@ FEEDBACK = (
 class Viewer:
     """One webrtcbin, and what decodes its tracks."""
 
-    def __init__(self, loop):
+    def __init__(self, loop, *, live):
         self.loop = loop
+        self.live = live
         self.pipeline = Gst.Pipeline.new()
         self.webrtc = Gst.ElementFactory.make("webrtcbin")
         self.webrtc.set_property("bundle-policy", GstWebRTC.WebRTCBundlePolicy.MAX_BUNDLE)
@@ -55,8 +57,10 @@ class Viewer:
         self.webrtc.connect("notify::ice-gathering-state", self.on_gathering)
         self.pipeline.add(self.webrtc)
         self.writing = threading.Lock()
-        # by the sender's clock alone: when packets arrive is a matter of how busy this machine is
-        self.webrtc.get_by_name("rtpbin").set_property("buffer-mode", 0)
+        if (
+            not live
+        ):  # by the sender's clock alone: when packets arrive is a matter of how busy this machine is
+            self.webrtc.get_by_name("rtpbin").set_property("buffer-mode", 0)
         bus = self.pipeline.get_bus()
         bus.add_signal_watch()
         bus.connect("message::error", self.on_error)
@@ -70,16 +74,16 @@ class Viewer:
 
     # descriptions
 
-    def offer(self, codecs, feedback):
+    def offer(self, codecs):
         """Ask for a track of each codec, and for a data channel."""
         for codec in codecs:
-            caps = f"application/x-rtp,encoding-name={codec},{CAPS[codec]}{FEEDBACK if feedback else ''}"
+            caps = f"application/x-rtp,encoding-name={codec},{CAPS[codec]}{FEEDBACK if self.live else ''}"
             transceiver = self.webrtc.emit(
                 "add-transceiver",
                 GstWebRTC.WebRTCRTPTransceiverDirection.RECVONLY,
                 Gst.Caps.from_string(caps),
             )
-            transceiver.set_property("do-nack", feedback)
+            transceiver.set_property("do-nack", self.live)
         self.channel = self.webrtc.emit("create-data-channel", "viewer", None)
         self.describe("offer")
 
@@ -128,7 +132,7 @@ class Viewer:
         """Pass a picture on."""
         sample = sink.emit("pull-sample")
         buffer, facts = sample.get_buffer(), sample.get_caps().get_structure(0)
-        data = buffer.extract_dup(0, buffer.get_size())
+        data = b"" if self.live else buffer.extract_dup(0, buffer.get_size())
         self.tell(
             "picture", data, bytes=len(data), width=facts.get_value("width"), height=facts.get_value("height"),
             time=buffer.pts / Gst.SECOND,
@@ -172,9 +176,9 @@ def main():
     Gst.init(None)
     way, codec, *more = sys.argv[1:]
     loop = GLib.MainLoop()
-    viewer = Viewer(loop)
+    viewer = Viewer(loop, live="live" in more)
     if way == "offer":
-        viewer.offer((codec, "OPUS"), "feedback" in more)
+        viewer.offer((codec, "OPUS"))
     threading.Thread(target=read, args=(viewer, loop), daemon=True).start()
     loop.run()
     viewer.pipeline.set_state(Gst.State.NULL)

@@ -36,7 +36,7 @@ MAX_AMPLE_SECONDS: Final = 60.0
 UP_SECONDS: Final = 2.0
 """How long more must be carried than a level takes, for a better one,"""
 ROOM: Final = 0.8
-"""which is chosen by so much of what is carried."""
+"""and any other level is chosen by so much of what is carried."""
 DOWN_SECONDS: Final = 2.0
 """How long a level goes on with half the frames, for less than it needs."""
 LEAST: Final = 0.8
@@ -206,7 +206,7 @@ class AdaptiveBitrateController:
         elif self.at_source:
             self._check_source(carried, now, reason)
         elif self._anew:
-            self._change(self._fitting(carried), reason, carried)
+            self._change(self._fitting(ROOM * carried), reason, carried)
         elif carried < self._least(self.current_level_index):
             self._fall_short(carried, now, reason)
         else:
@@ -245,7 +245,7 @@ class AdaptiveBitrateController:
             too_early = now - self._returned < 2 * self._patience
             self._since.clear()
             self._patience = min(2 * self._patience, MAX_AMPLE_SECONDS) if too_early else AMPLE_SECONDS
-            self._change(self._fitting(carried), reason, carried)
+            self._change(self._fitting(ROOM * carried), reason, carried)
 
     def _fall_short(self, carried: float, now: float, reason: str) -> None:
         """First half the frames, then the level below; at once where that is not enough."""
@@ -255,7 +255,7 @@ class AdaptiveBitrateController:
         now_rate = self.sample_window[-1]["send_bitrate"]
         far = carried < FAR_LESS * least or (now_rate is not None and now_rate < FAR_LESS / 2 * least)
         if far or self._lasts("short", now, DOWN_SECONDS):
-            self._change(self._fitting(carried), reason, carried)
+            self._change(self._fitting(ROOM * carried), reason, carried)
         else:
             self.frame_rate = self._half_rate()
             self._apply(carried)

@@ -14,18 +14,21 @@ from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import is_rtcp
 
 from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult, ProbeCluster
+from ipfs_stream_nb.webrtc.playout import value_of
 from ipfs_stream_nb.webrtc.rtp_bytes import (
-    NUMBER_BYTES,
+    EXTENSION_BYTES,
     as_retransmission,
     original_sequence,
     restamped,
     sequence_of,
     ssrc_of,
+    with_extensions,
     with_sequence,
-    with_transport_number,
 )
 from ipfs_stream_nb.webrtc.send_queue import (
+    MIN_QUEUE_BYTES,
     WIRE_BYTES,
+    FlightWindow,
     Lane,
     RateMeter,
     RetransmissionBudget,
@@ -40,7 +43,6 @@ RUSH_FACTOR: Final = 2.5
 RUSH_SECONDS: Final = 0.1
 MAX_QUEUE_SECONDS: Final = 0.2
 """What may wait of a kind; who sends more of it waits himself."""
-MIN_QUEUE_BYTES: Final = 4500
 BURST_SECONDS: Final = 0.01
 """Packets of so long go out at once: to wake up for each costs more than to send it."""
 RTX_MAX_SECONDS: Final = 0.5
@@ -66,8 +68,6 @@ class TransportStats:
     padding_bytes: int = 0
     feedback: int = 0
     feedback_invalid: int = 0
-    feedback_at: float | None = None
-    """When the latest came, in seconds of the monotonic clock."""
 
 
 class TransportController:
@@ -89,6 +89,8 @@ class TransportController:
         self._on_feedback = on_feedback
         self.repeats = 1
         """How often a packet that was asked for is sent: on a path that loses much, so that one more loss costs no round trip."""
+        self.playout_delay: float | None = None
+        """Seconds that the receiver is asked to keep pictures; None: it is asked for nothing."""
         self._rate: float | None = None
         self._factor, self._rush = PACING_FACTOR, RUSH_FACTOR
         self._limit = float("inf")
@@ -98,7 +100,7 @@ class TransportController:
         self._audio, self._retransmissions, self._video = self._lanes = Lane(), Lane(), Lane()
         self._meter = RateMeter()
         self._budget = RetransmissionBudget()
-        self._round_trip = float("inf")
+        self._window = FlightWindow()
         self._newest: dict[int, int] = {}
         """The highest sequence number, by SSRC, of streams that are retransmitted as they are."""
         self._rtx_next: dict[int, int] = {}
@@ -204,7 +206,8 @@ class TransportController:
         if lane is self._retransmissions:
             for _ in range(self.repeats - 1):
                 lane.put(data, stream, now)
-        if self._drain is None and (self._rate is None or self._free_at <= now + BURST_SECONDS):
+        held = lane is self._video and self._is_full
+        if not held and self._drain is None and (self._rate is None or self._free_at <= now + BURST_SECONDS):
             await self._transmit(data, stream, now, None)
             if lane.packets:
                 self._start()
@@ -246,9 +249,16 @@ class TransportController:
             data = with_sequence(data, number)
             self.stats.retransmitted += probe is None
         size = len(data) + WIRE_BYTES
+        added: list[tuple[int, bytes]] = []
+        if stream.playout_delay_id is not None and self.playout_delay is not None:
+            size += EXTENSION_BYTES
+            added.append((stream.playout_delay_id, value_of(self.playout_delay)))
         if stream.extension_id is not None:
-            size += NUMBER_BYTES
-            data = with_transport_number(data, stream.extension_id, self.history.add(now, size, probe))
+            size += EXTENSION_BYTES
+            number = self.history.add(now, size, probe)
+            added.append((stream.extension_id, number.to_bytes(2, "big")))
+        if added:
+            data = with_extensions(data, *added)
         if self._rate is not None:
             self._free_at = max(self._free_at, now - BURST_SECONDS) + size * 8 / self._pace()
         self._meter.add(now, size)
@@ -259,6 +269,13 @@ class TransportController:
         assert self._rate is not None  # noqa: S101  # for the type alone
         pace = self._rate * self._factor
         return self._rate * self._rush if self.queue_bytes * 8 > pace * RUSH_SECONDS else pace
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether so much is on its way, unheard of, that more would only stand in a queue."""
+        return self._rate is not None and self._window.is_full(
+            self.history.in_flight, self._rate, time.monotonic()
+        )
 
     def _start(self) -> None:
         if self._drain is None:
@@ -281,6 +298,8 @@ class TransportController:
                     if taken is None:
                         break
                     await self._transmit(*taken, now, None)
+                if self.queue_bytes and self._is_full:
+                    await asyncio.sleep(BURST_SECONDS)
         except ConnectionError:  # the transport is closed; whoever sends next hears it
             self._clear()
         except Exception:  # noqa: BLE001  # as aiortc's own task would say of what it sends
@@ -292,7 +311,7 @@ class TransportController:
     def _take(self, now: float) -> tuple[bytes, Stream] | None:
         while True:
             lane = next((one for one in self._lanes if one.packets), None)
-            if lane is None:
+            if lane is None or (lane is self._video and self._is_full):
                 return None
             data, stream, since = lane.take(self._limit)
             if lane is self._retransmissions and now - since > RTX_MAX_SECONDS:
@@ -351,12 +370,12 @@ class TransportController:
             return
         now = time.monotonic()
         self.stats.feedback += 1
-        self.stats.feedback_at = now
+        self._window.heard(now)
         results = self.history.results(feedback)
         newest = max((one.sent_at for one in results if one.received_at is not None), default=None)
         if newest is not None:
-            self._round_trip = min(now - newest, self._round_trip * 1.05)  # it can grow, but slowly
-            self._budget.round_trip = self._round_trip
+            self._window.took(now - newest)
+            self._budget.round_trip = self._window.round_trip
         if results and not self._closed:
             try:
                 self._on_feedback(results)

@@ -63,11 +63,6 @@ class SentTrack:
     began: float = field(default_factory=time.monotonic)
 
     @property
-    def age(self) -> float:
-        """Seconds since its packets began to flow."""
-        return time.monotonic() - self.began
-
-    @property
     def codec(self) -> Codec:
         """Of its packets."""
         return self.facts.codec

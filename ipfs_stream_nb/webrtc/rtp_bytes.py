@@ -6,8 +6,9 @@ import time
 from typing import Final
 
 HEADER: Final = 12
-NUMBER_BYTES: Final = 4
-"""By which a packet with a header extension grows when it is numbered."""
+EXTENSION_BYTES: Final = 4
+"""By which a packet with header extensions grows by one more of 2 or 3 bytes."""
+_ONE_BYTE_PROFILE: Final = 0xBEDE
 _ONE_BYTE: Final = 0xBE
 """The first byte of the profile of extensions with one-byte heads."""
 
@@ -27,24 +28,29 @@ def with_sequence(data: bytes, number: int) -> bytes:
     return data[:2] + number.to_bytes(2, "big") + data[4:]
 
 
-def with_transport_number(data: bytes, extension_id: int, number: int) -> bytes:
-    """The packet with the transport's sequence number as one more header extension. `extension_id` is 1 to 14."""
+def with_extensions(data: bytes, *added: tuple[int, bytes]) -> bytes:
+    """The packet with more header extensions: each an id of 1 to 14, and a value of 1 to 16 bytes."""
     first = data[0]
     start = HEADER + 4 * (first & 0x0F)
-    one_byte = (extension_id << 4 | 1) << 24 | number << 8
-    if not first & 0x10:
-        block = 0xBEDE0001 << 32 | one_byte
-        return bytes((first | 0x10,)) + data[1:start] + block.to_bytes(8, "big") + data[start:]
-    words = data[start + 2] << 8 | data[start + 3]
-    end = start + 4 + 4 * words
-    # zeros between elements are padding (RFC 8285, section 4.2): it can be put behind what fills the last word
-    element = one_byte if data[start] == _ONE_BYTE else extension_id << 24 | 2 << 16 | number
+    has = first & 0x10
+    one_byte = not has or data[start] == _ONE_BYTE
+    elements = b"".join(
+        [
+            (bytes((id_ << 4 | len(value) - 1,)) if one_byte else bytes((id_, len(value)))) + value
+            for id_, value in added
+        ]
+    )
+    # zeros between elements are padding (RFC 8285, section 4.2): more can be put behind what fills the last word
+    elements += bytes(-len(elements) % 4)
+    words = len(elements) // 4
+    if not has:
+        head = (_ONE_BYTE_PROFILE << 16 | words).to_bytes(4, "big")
+        return b"".join((bytes((first | 0x10,)), data[1:start], head, elements, data[start:]))
+    before = data[start + 2] << 8 | data[start + 3]
+    end = start + 4 + 4 * before
     return b"".join(
-        (
-            data[: start + 2], (words + 1).to_bytes(2, "big"), data[start + 4 : end],
-            element.to_bytes(4, "big"), data[end:],
-        )
-    )  # fmt: skip
+        (data[: start + 2], (before + words).to_bytes(2, "big"), data[start + 4 : end], elements, data[end:])
+    )
 
 
 def find_extension(data: bytes, extension_id: int, length: int) -> int | None:

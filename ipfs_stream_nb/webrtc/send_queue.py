@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import Final
 
@@ -10,6 +11,14 @@ from ipfs_stream_nb.webrtc.transport_cc import Stream
 
 WIRE_BYTES: Final = 44
 """Around an RTP packet: IPv4 and UDP headers, and the tag of AES-GCM."""
+MIN_QUEUE_BYTES: Final = 4500
+"""That may wait, or be on their way, at any rate."""
+WINDOW_SECONDS: Final = 0.03
+"""Of the rate, that may be on its way beside what is so for a round trip and until feedback is due: more of it is in a queue."""
+HELD_SECONDS: Final = 1.0
+"""Without feedback, after which pictures go on: none may be told of unless some are sent."""
+FEEDBACKS: Final = 10
+"""Feedback packets, of which the longest time between two counts."""
 RTX_SHARE: Final = 0.25
 """Of the rate, for retransmissions."""
 RTX_DEPTH_SECONDS: Final = 0.5
@@ -69,6 +78,33 @@ class Lane:
         self.packets.clear()
         self.bytes = 0
         self.room.set()
+
+
+class FlightWindow:
+    """How much may be on its way without being heard of: it shows a link that became narrow before a delay is told of."""
+
+    def __init__(self) -> None:
+        self.round_trip = math.inf
+        """Seconds, with the time that feedback takes to be made; the least of late."""
+        self._heard: float | None = None
+        self._intervals: deque[float] = deque(maxlen=FEEDBACKS)
+
+    def heard(self, now: float) -> None:
+        """A feedback packet came."""
+        if self._heard is not None:
+            self._intervals.append(now - self._heard)
+        self._heard = now
+
+    def took(self, round_trip: float) -> None:
+        """The latest packet that it told of was sent so many seconds ago."""
+        self.round_trip = min(round_trip, self.round_trip * 1.05)  # it can grow, but slowly
+
+    def is_full(self, in_flight: int, rate: float, now: float) -> bool:
+        """Whether more than `in_flight` bytes would stand in a queue, at a rate in bit/s."""
+        if self._heard is None or not self._intervals or now - self._heard > HELD_SECONDS:
+            return False
+        seconds = self.round_trip + max(self._intervals) + WINDOW_SECONDS
+        return in_flight > max(rate * seconds / 8, MIN_QUEUE_BYTES)
 
 
 class RetransmissionBudget:

@@ -12,7 +12,9 @@ from ipfs_stream_nb.webrtc.adaptation import AdaptiveBitrateController
 from ipfs_stream_nb.webrtc.congestion.estimator import BandwidthEstimator
 from ipfs_stream_nb.webrtc.pacing import TransportController
 from ipfs_stream_nb.webrtc.peer_media import PeerMedia, SentTrack
+from ipfs_stream_nb.webrtc.playout import PlayoutDelay
 from ipfs_stream_nb.webrtc.stats import sender_stats
+from ipfs_stream_nb.webrtc.tracks import BITRATE_SECONDS
 from ipfs_stream_nb.webrtc.transport_cc import Negotiation
 
 TICK: Final = 0.05
@@ -32,7 +34,7 @@ PAYLOAD_SHARE: Final = 0.93
 QUEUE: Final = 0.1
 """Seconds that packets may stand in the pacer, before less is encoded."""
 LOSSY: Final = 0.02
-"""Share of packets lost from which on what is asked for is sent twice."""
+"""Share of packets lost from which on those that are asked for are sent twice, and waited for."""
 LEAST_SHARE: Final = 0.5
 """Of the estimate that is encoded at the least, while the pacer's queue is emptied."""
 
@@ -48,9 +50,12 @@ class SendRate:
         self.transport = TransportController(dtls, negotiation, self._feedback)
         self.transport.set_rate(start)
         self._began = time.monotonic()
+        self._playout = PlayoutDelay()
         self._silent = False
         self._behind: dict[str, float] = {}
         """Seconds by which videos had fallen behind at the last look, by track id."""
+        self._whole: dict[str, tuple[int, float]] = {}
+        """By track id: frames that were left out, and since when the content has gone out as it is with none left out."""
         self._reports = 0
         self._rembs = 0
 
@@ -77,7 +82,7 @@ class SendRate:
             self._wish(now)
             self.estimator.tick(now)
             self.transport.set_rate(self.estimator.target)
-            self.transport.repeats = 2 if self._loses() else 1
+            self._follow_loss(now)
             if self.transport.can_probe and (cluster := self.estimator.probe_wanted(now)) is not None:
                 self.transport.probe(cluster)
             silent, self._silent = self._silent, self.estimator.reason == "silence"
@@ -87,10 +92,15 @@ class SendRate:
                 self._adapt(returned=returned)
             await asyncio.sleep(TICK if self.transport.stats.feedback else SAMPLE_EVERY)
 
-    def _loses(self) -> bool:
-        """Whether the path loses packets without being full."""
+    def _follow_loss(self, now: float) -> None:
+        """Where the path loses packets without being full of ours, have pictures wait for those that are repeated; where the path is
+        not full at all, repeat them twice."""
         estimator = self.estimator
-        return estimator.packet_loss > LOSSY and estimator.queue_delay < QUEUE
+        lossy = estimator.packet_loss > LOSSY and estimator.queue_delay < QUEUE
+        self.transport.repeats = 2 if lossy else 1
+        lossy = lossy or estimator.reason == "competition"
+        self._playout.update(now, estimator.rtt + estimator.queue_delay, lossy=lossy)
+        self.transport.playout_delay = self._playout.seconds
 
     async def _read_reports(self, now: float) -> None:
         """What receivers tell that send no transport-wide feedback."""
@@ -123,8 +133,7 @@ class SendRate:
             for bitrate in (self.estimator.capacity, self.estimator.target)
         )
         for sent, controller in videos:
-            if controller.at_source and sent.age > 1:
-                controller.measured(sent.track.get_stats()["bitrate"])
+            self._measure(sent, controller)
             playback = sent.content.playback
             restarts, behind = playback.restarts, playback.seconds_behind
             lag = behind - self._behind.get(sent.track.id, behind)
@@ -147,6 +156,20 @@ class SendRate:
                 playback.refresh()
             if playback.restarts != restarts:
                 self.transport.drop_video()
+
+    def _measure(self, sent: SentTrack, controller: AdaptiveBitrateController) -> None:
+        """Tell how much the content takes as it is: of a second in which all of it went out."""
+        now, stats = time.monotonic(), sent.track.get_stats()
+        dropped, since = self._whole.get(sent.track.id, (0, now))
+        if (
+            not controller.at_source
+            or stats["frames_dropped"] != dropped
+            or self.transport.queue_seconds > QUEUE
+        ):
+            since = now
+        self._whole[sent.track.id] = stats["frames_dropped"], since
+        if now - since > BITRATE_SECONDS:
+            controller.measured(stats["bitrate"])
 
     def stats(self) -> dict[str, Any]:
         """What is known better than from RTCP's reports, for connection_stats."""

@@ -1,4 +1,5 @@
-"""Transport-wide congestion control in one aiortc peer connection: its negotiation, and what feedback says of packets.
+"""Transport-wide congestion control in one aiortc peer connection: its negotiation, with that of the playout delay, and what
+feedback says of packets.
 
 aiortc has no setting for either. What it is made to do here concerns the one connection alone.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
@@ -29,11 +31,14 @@ from ipfs_stream_nb.webrtc.transport_feedback import (
 )
 
 EXTENSION: Final = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+PLAYOUT_DELAY: Final = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
 ABS_SEND_TIME: Final = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
 IDS: Final = range(1, 15)
 """Of header extensions with one-byte heads (RFC 8285, section 4.2)."""
 MAX_HISTORY: Final = 8192
 """Packets that wait for feedback: more than 4 s at 20 Mbit/s."""
+APART: Final = 1e-6
+"""Seconds between two packets of a burst, so that each has a time of its own: what came of them may be told in several messages."""
 _FEEDBACK: Final = RTCRtcpFeedback(type="transport-cc")
 _COROUTINES: Final[Mapping[type, tuple[str, ...]]] = {
     RTCPeerConnection: ("createOffer", "setRemoteDescription"),
@@ -54,6 +59,8 @@ class Stream:
     rtx_ssrc: int | None
     rtx_payload_type: int | None
     """Of the stream's retransmissions, if there are such."""
+    playout_delay_id: int | None = None
+    """Of how long a receiver is asked to keep pictures; None: it takes no such wish."""
 
 
 class Negotiation:
@@ -62,7 +69,8 @@ class Negotiation:
     def __init__(self, pc: RTCPeerConnection) -> None:
         self.streams: dict[int, Stream] = {}
         """By SSRC, since the latest description of the other side."""
-        self.extension_id: int | None = None
+        self._ids: dict[str, int] = {}
+        """Of the header extensions that were agreed upon, or are offered, by URI."""
         self._pc = pc
         self._offer = pc.createOffer
         self._set_remote = pc.setRemoteDescription
@@ -70,6 +78,11 @@ class Negotiation:
         pc.setRemoteDescription = self._set_remote_description  # type: ignore[method-assign]
         if pc.remoteDescription is not None:
             self._apply(pc.remoteDescription)
+
+    @property
+    def extension_id(self) -> int | None:
+        """Of transport sequence numbers: as it was agreed upon, or is offered."""
+        return self._ids.get(EXTENSION)
 
     @property
     def negotiated(self) -> bool:
@@ -81,13 +94,17 @@ class Negotiation:
         parsed = SessionDescription.parse(description.sdp)
         # of all kinds, since a track of another kind may come later to the same transport
         taken = {one.id for extensions in HEADER_EXTENSIONS.values() for one in extensions}
-        if self.extension_id is None:
-            self.extension_id = next(one for one in IDS if one not in taken)
+        free = (one for one in IDS if one not in taken and one not in self._ids.values())
+        for uri in (EXTENSION, PLAYOUT_DELAY):
+            if uri not in self._ids:
+                self._ids[uri] = next(free)
         for media in parsed.media:
             if media.kind in {"audio", "video"}:
-                media.rtp.headerExtensions.append(
-                    RTCRtpHeaderExtensionParameters(id=self.extension_id, uri=EXTENSION)
-                )
+                media.rtp.headerExtensions += [
+                    RTCRtpHeaderExtensionParameters(id=self._ids[uri], uri=uri)
+                    for uri in (EXTENSION, PLAYOUT_DELAY)
+                    if uri == EXTENSION or media.kind == "video"
+                ]
                 for codec in media.rtp.codecs:
                     if codec.name.lower() != "rtx":
                         codec.rtcpFeedback.append(_FEEDBACK)
@@ -104,16 +121,29 @@ class Negotiation:
         for transceiver in self._pc.getTransceivers():
             media = sections.get(transceiver.mid or "")
             if media is not None:
-                self._learn(transceiver, self._agree(transceiver, media))
+                delay = self._take(transceiver, media, PLAYOUT_DELAY) if media.kind == "video" else None
+                self._learn(transceiver, self._agree(transceiver, media), delay)
+
+    def _take(self, transceiver: RTCRtpTransceiver, media: MediaDescription, uri: str) -> int | None:
+        """Add a header extension to what aiortc took of a media section; its id, if the section has it."""
+        extension = next(
+            (one for one in media.rtp.headerExtensions if one.uri == uri and one.id in IDS), None
+        )
+        if extension is None:
+            return None
+        if extension not in transceiver._headerExtensions:  # noqa: SLF001
+            transceiver._headerExtensions.append(extension)  # noqa: SLF001
+        self._ids[uri] = extension.id
+        return extension.id
 
     def _agree(self, transceiver: RTCRtpTransceiver, media: MediaDescription) -> int | None:
         """Add feedback to what aiortc took of a media section; the extension's id, if the section has both."""
-        extension = next(
-            (one for one in media.rtp.headerExtensions if one.uri == EXTENSION and one.id in IDS), None
-        )
         able = {one.payloadType for one in media.rtp.codecs if _FEEDBACK in one.rtcpFeedback}
         codecs = transceiver._codecs  # noqa: SLF001  # see above
-        if extension is None or not any(one.payloadType in able for one in codecs):
+        if not any(one.payloadType in able for one in codecs):
+            return None
+        extension_id = self._take(transceiver, media, EXTENSION)
+        if extension_id is None:
             return None
         transceiver._codecs = [  # noqa: SLF001  # copies: they may be those that all connections begin with
             replace(one, rtcpFeedback=[*one.rtcpFeedback, _FEEDBACK])
@@ -121,12 +151,11 @@ class Negotiation:
             else one
             for one in codecs
         ]
-        if extension not in transceiver._headerExtensions:  # noqa: SLF001
-            transceiver._headerExtensions.append(extension)  # noqa: SLF001
-        self.extension_id = extension.id
-        return extension.id
+        return extension_id
 
-    def _learn(self, transceiver: RTCRtpTransceiver, extension_id: int | None) -> None:
+    def _learn(
+        self, transceiver: RTCRtpTransceiver, extension_id: int | None, playout_delay_id: int | None
+    ) -> None:
         sender, codecs = transceiver.sender, transceiver._codecs  # noqa: SLF001
         extensions = {one.uri: one.id for one in transceiver._headerExtensions}  # noqa: SLF001
         stamp = extensions.get(ABS_SEND_TIME)
@@ -140,7 +169,7 @@ class Negotiation:
         )
         self.streams[sender._ssrc] = Stream(  # noqa: SLF001
             "audio" if transceiver.kind == "audio" else "video", extension_id, stamp,
-            None if rtx is None else sender._rtx_ssrc, rtx,  # noqa: SLF001
+            None if rtx is None else sender._rtx_ssrc, rtx, playout_delay_id,  # noqa: SLF001
         )  # fmt: skip
         if rtx is not None:
             self.streams[sender._rtx_ssrc] = Stream("retransmission", extension_id, stamp, None, None)  # noqa: SLF001
@@ -185,6 +214,8 @@ class _Sent:
     at: float
     size: int
     probe: int | None
+    total: int
+    """Bytes that were sent up to this packet, without those of probes."""
     lost: bool = False
 
 
@@ -198,18 +229,30 @@ class SendHistory:
     """Feedback packets that are missing by their own count."""
     _sent: dict[int, _Sent] = field(default_factory=dict)
     _next: int = 0
+    _latest: float = -math.inf
+    _total: int = 0
+    _reported: int = 0
+    """The total of the latest packet that feedback told of."""
     _reference: int | None = None
     _count: int | None = None
 
     def add(self, at: float, size: int, probe: int | None) -> int:
         """Note a packet; its transport sequence number, 16 bit."""
+        self._latest = at = max(at, self._latest + APART)
         number = self._next
         self._next += 1
-        self._sent[number] = _Sent(at, size, probe)
+        if probe is None:
+            self._total += size
+        self._sent[number] = _Sent(at, size, probe, self._total)
         old = self._sent.pop(number - MAX_HISTORY, None)
         if old is not None and not old.lost:
             self.unreported += 1
         return number & 0xFFFF
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes sent since the latest packet that feedback told of."""
+        return self._total - self._reported
 
     def results(self, feedback: TransportFeedback) -> list[PacketResult]:
         """What is new by a feedback packet, in the order of sending. A packet that is told as lost comes once more if it arrives
@@ -226,6 +269,8 @@ class SendHistory:
         found: list[PacketResult] = []
         for delta in feedback.deltas:
             sent = self._sent.get(number)
+            if sent is not None:
+                self._reported = max(self._reported, sent.total)
             if delta is not None:
                 ticks += delta
                 if sent is not None:

@@ -19,7 +19,7 @@ VIEWER = Path(__file__).parents[1] / "gst_viewer.py"
 
 def main() -> None:
     """Play."""
-    command = ["/usr/bin/python3", str(VIEWER), "offer", "H264", "feedback"]
+    command = ["/usr/bin/python3", str(VIEWER), "offer", "H264", "live"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as viewer:
         assert viewer.stdin is not None
         assert viewer.stdout is not None
@@ -40,7 +40,6 @@ def main() -> None:
                     viewer.stdin.write(json.dumps(reply).encode() + b"\n")
                     viewer.stdin.flush()
                 elif told["type"] == "picture":
-                    viewer.stdout.read(told["bytes"])
                     frames.append((time.time() * 1000, told["width"], told["height"]))
                     if len(frames) == 30:
                         playing.set()

@@ -18,13 +18,17 @@ from ipfs_stream_nb.webrtc.pacing import (
     BURST_SECONDS,
     MAX_PROBES,
     MIN_PROBE_PACKETS,
-    MIN_QUEUE_BYTES,
     TransportController,
 )
+from ipfs_stream_nb.webrtc.playout import value_of
+from ipfs_stream_nb.webrtc.rtp_bytes import find_extension
 from ipfs_stream_nb.webrtc.send_queue import (
+    HELD_SECONDS,
+    MIN_QUEUE_BYTES,
     RTX_DEPTH_SECONDS,
     RTX_MIN_INTERVAL,
     RTX_SHARE,
+    WINDOW_SECONDS,
     WIRE_BYTES,
     RateMeter,
     RetransmissionBudget,
@@ -309,3 +313,61 @@ async def test_the_rate_that_was_sent_is_what_the_receiver_counts():
     assert meter.rate(102.5, 1) == pytest.approx(80_000)
     assert meter.rate(103.0, 10) == pytest.approx(40_000)
     assert meter.rate(110.0, 10) == 0
+
+
+async def test_pictures_wait_while_too_much_is_on_its_way():
+    """What is not told of for longer than feedback ever took stands in a queue: sound goes on, pictures when there is news, or
+    none at all for a while."""
+    async with Pair() as pair:
+        pair.controller.set_rate(1_000_000)
+        for _ in range(5):
+            pair.track.give(3000)
+            await asyncio.sleep(0.05)  # as feedback comes
+        await pair.until(lambda: pair.controller.stats.feedback >= 3)
+        handle, kept = pair.dtls._handle_rtcp_data, []
+
+        async def keep(data):
+            kept.append(data)
+
+        pair.dtls._handle_rtcp_data = keep
+        pair.track.give(*[5000] * 20)
+        window = 1_000_000 / 8 * (0.2 + WINDOW_SECONDS)
+        await pair.until(lambda: pair.controller._is_full)
+        held = pair.controller.history.in_flight
+        assert MIN_QUEUE_BYTES < held < window
+        heard = len(pair.of(pair.audio._ssrc))
+        await pair.controller._send(rtp(pair, "audio", 1, 100))
+        await pair.until(lambda: len(pair.of(pair.audio._ssrc)) > heard)
+        told = pair.controller._window._heard
+        await pair.until(lambda: pair.controller.history.in_flight > held + 200)
+        assert time.monotonic() - told > HELD_SECONDS
+        pair.dtls._handle_rtcp_data = handle
+        for data in kept:
+            await handle(data)
+        await pair.until(lambda: pair.track.taken == 25 and not pair.controller.queue_bytes)
+
+
+async def test_a_wish_for_how_long_pictures_are_kept_goes_with_each():
+    """Once there is one; sound has none."""
+    async with Pair() as pair:
+        (delay_id,) = {
+            one.playout_delay_id for one in pair.negotiation.streams.values() if one.kind == "video"
+        }
+        sent, inner = [], pair.controller._inner_send
+
+        async def send(data):
+            sent.append(find_extension(data, delay_id, 3) and data)
+            await inner(data)
+
+        pair.controller._inner_send = send
+        pair.track.give(100)
+        await pair.until(lambda: pair.track.taken == 1 and pair.of(pair.video._ssrc))
+        assert not any(sent)
+        pair.controller.playout_delay = 0.25
+        await pair.controller._send(rtp(pair, "audio", 1, 100))
+        assert sent.pop() is None
+        pair.track.give(100)
+        await pair.until(lambda: len(pair.of(pair.video._ssrc)) > 1)
+        (data,) = filter(None, sent)
+        at = find_extension(data, delay_id, 3)
+        assert data[at : at + 3] == value_of(0.25)

@@ -13,6 +13,7 @@ from aiortc.rtp import RtcpPsfbPacket, RtcpRtpfbPacket, pack_remb_fci
 
 from ipfs_stream_nb.webrtc.manager import WebRTCStreamingManager
 from ipfs_stream_nb.webrtc.slots import PeerLimits
+from ipfs_stream_nb.webrtc.tracks import BITRATE_SECONDS
 from webrtc.packet_source import Sources, clip
 from webrtc.viewer import Viewer, wait_until
 
@@ -186,3 +187,18 @@ async def test_the_data_channel_opens_on_a_path_that_loses(monkeypatch):
     async with watched(feedback=True) as (viewer, *_):
         await viewer.until(lambda: viewer.messages, 2.5)
     assert len(lost) == 2
+
+
+async def test_content_is_measured_where_all_of_it_goes_out(monkeypatch):
+    """What is sent after frames were left out is less than the content takes, and says nothing for a second."""
+    async with watched(feedback=True) as (_viewer, manager, pc_id, _):
+        rate = manager.peer(pc_id)._rate
+        ((sent, controller),) = rate._videos
+        measured = []
+        monkeypatch.setattr(controller, "measured", lambda bitrate: measured.append(time.monotonic()))
+        await wait_until(lambda: measured)
+        left_out = time.monotonic()
+        sent.track.playback.frames_dropped += 1
+        measured.clear()
+        await wait_until(lambda: measured)
+        assert measured[0] - left_out > BITRATE_SECONDS

@@ -21,10 +21,16 @@ from ipfs_stream_nb.webrtc.rtp_bytes import (
     find_extension,
     original_sequence,
     restamped,
+    with_extensions,
     with_sequence,
-    with_transport_number,
 )
-from ipfs_stream_nb.webrtc.transport_cc import ABS_SEND_TIME, EXTENSION, MAX_HISTORY, SendHistory
+from ipfs_stream_nb.webrtc.transport_cc import (
+    ABS_SEND_TIME,
+    EXTENSION,
+    MAX_HISTORY,
+    PLAYOUT_DELAY,
+    SendHistory,
+)
 from ipfs_stream_nb.webrtc.transport_feedback import (
     MAX_STATUSES,
     TransportFeedback,
@@ -186,6 +192,29 @@ def test_the_history_is_bounded():
     assert history.unreported == 10
 
 
+def test_packets_of_a_burst_have_times_of_their_own():
+    """So that what is told of one of them later is news, though all were sent at once."""
+    history = SendHistory()
+    for _ in range(3):
+        history.add(7.0, 100, None)
+    (first,) = history.results(TransportFeedback(1, 2, 0, 5, 0, (0,)))
+    second, third = history.results(TransportFeedback(1, 2, 1, 5, 1, (4, 4)))
+    assert 7.0 == first.sent_at < second.sent_at < third.sent_at < 7.001
+
+
+def test_what_is_on_its_way():
+    """All that was sent since the latest packet that was told of, lost or not, but for probes."""
+    history = SendHistory()
+    for number, probe in enumerate((None, None, 1, None)):
+        history.add(float(number), 100, probe)
+    assert history.in_flight == 300
+    history.results(TransportFeedback(1, 2, 0, 5, 0, (0, None)))
+    assert history.in_flight == 100
+    history.results(TransportFeedback(1, 2, 3, 5, 1, (0,)))
+    history.results(TransportFeedback(1, 2, 1, 5, 2, (0,)))
+    assert history.in_flight == 0
+
+
 def extensions(**ids: int) -> HeaderExtensionsMap:
     uris = {"mid": "urn:ietf:params:rtp-hdrext:sdes:mid", "stamp": ABS_SEND_TIME, "number": EXTENSION}
     found = HeaderExtensionsMap()
@@ -207,15 +236,19 @@ def extensions(**ids: int) -> HeaderExtensionsMap:
     st.integers(0, 0xFFFF),
 )
 def test_serialized_packets_change_as_parsed_ones_would(mid, stamp, sources, payload, number):
-    """A transport's number, a sequence number and a new time, in one-byte and two-byte extensions or without any."""
+    """A transport's number beside another extension, a sequence number and a new time, in one-byte and two-byte extensions or without any."""
     packet = RtpPacket(97, 1, 77, 1234, 5678, payload)
     packet.csrc = sources
     packet.extensions.mid, packet.extensions.abs_send_time = mid, stamp
     ids = extensions(mid=1, stamp=3, number=4)
-    data = with_transport_number(packet.serialize(ids), 4, number)
+    delay = payload[:16]
+    data = with_extensions(packet.serialize(ids), (5, delay), (4, number.to_bytes(2, "big")))
     at = find_extension(data, 4, 2)
     assert at is not None
     assert int.from_bytes(data[at : at + 2], "big") == number
+    at = find_extension(data, 5, len(delay))
+    assert at is not None
+    assert data[at : at + len(delay)] == delay
     found = RtpPacket.parse(restamped(with_sequence(data, 99), 3), ids)
     assert found.extensions.transport_sequence_number == number
     assert (found.sequence_number, found.extensions.mid, found.csrc) == (99, mid, sources)
@@ -251,12 +284,14 @@ async def test_an_offer_has_it_for_all_codecs_and_nothing_else_is_changed():
     offer, plain = (await ours.createOffer()).sdp, (await other.createOffer()).sdp
     extmaps, codecs = feedback_lines(offer)
     assert extmaps == [f"a=extmap:4 {EXTENSION}"] * 2
+    delays = re.findall(r"a=extmap:\d+ \S*playout-delay", offer)
+    assert delays == [f"a=extmap:5 {PLAYOUT_DELAY}"]  # of the video alone
     assert len(codecs) == len(set(codecs)) == 3 + 4
     assert feedback_lines(plain) == ([], [])
     assert repr((CODECS, HEADER_EXTENSIONS)) == before
 
     def bare(sdp: str) -> list[str]:
-        mine = set(extmaps) | set(codecs)
+        mine = {*extmaps, *codecs, *delays}
         changing = r"[0-9a-f]{8}-\S+|a=(ssrc|ice|finger|o=)\S*.*|^o=.*"
         return [re.sub(changing, "", line) for line in sdp.splitlines() if line not in mine]
 
@@ -283,7 +318,11 @@ async def test_an_answer_has_what_the_offer_has():
     await pc.setLocalDescription()
     offer = pc.localDescription.sdp
     await pc.close()
-    answer, negotiation = await answer_to(offer.replace("extmap:4", "extmap:9"))
+    answer, negotiation = await answer_to(
+        offer.replace("extmap:4", "extmap:9").replace("extmap:5", "extmap:6")
+    )
+    assert f"a=extmap:6 {PLAYOUT_DELAY}" in answer
+    assert [one.playout_delay_id for one in negotiation.streams.values() if one.kind == "video"] == [6]
     extmaps, codecs = feedback_lines(answer)
     assert extmaps == [f"a=extmap:9 {EXTENSION}"]
     assert len(codecs) == 3

@@ -222,7 +222,8 @@ class Connection {
   }
 
   // Sound waits longer than a picture, in a buffer of its own and in the device's, and Chromium takes ten seconds and more to
-  // make up for it: from the beginning, pictures wait as long as sound does.
+  // make up for it: from the beginning, pictures wait as long as sound does. (Where sound waits for pictures, which the server asks
+  // for where packets are lost, that does not count.)
   async align(pc) {
     const rows = async () => [...(await pc.getStats()).values()];
     const mean = ([sum, count], [sumBefore, countBefore]) => (sum - sumBefore) / (count - countBefore);
@@ -234,7 +235,7 @@ class Connection {
       const sound = all.find(({ type, kind }) => type === "inbound-rtp" && kind === "audio");
       const device = all.find(({ type }) => type === "media-playout");
       const sums = [
-        sound ? [sound.jitterBufferDelay, sound.jitterBufferEmittedCount] : zero,
+        sound ? [sound.jitterBufferMinimumDelay ?? sound.jitterBufferDelay, sound.jitterBufferEmittedCount] : zero,
         device ? [device.totalPlayoutDelay, device.totalSamplesCount] : zero,
       ];
       const waits = mean(sums[0], before[0]) + (mean(sums[1], before[1]) || 0);

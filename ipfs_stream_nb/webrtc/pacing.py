@@ -370,12 +370,10 @@ class TransportController:
             return
         now = time.monotonic()
         self.stats.feedback += 1
-        self._window.heard(now)
         results = self.history.results(feedback)
         newest = max((one.sent_at for one in results if one.received_at is not None), default=None)
-        if newest is not None:
-            self._window.took(now - newest)
-            self._budget.round_trip = self._window.round_trip
+        self._window.heard(now, newest)
+        self._budget.round_trip = self._window.round_trip
         if results and not self._closed:
             try:
                 self._on_feedback(results)

@@ -18,7 +18,9 @@ WINDOW_SECONDS: Final = 0.03
 HELD_SECONDS: Final = 1.0
 """Without feedback, after which pictures go on: none may be told of unless some are sent."""
 FEEDBACKS: Final = 10
-"""Feedback packets, of which the longest time between two counts."""
+"""Times of feedback, of which the longest between two counts."""
+MOMENT: Final = 0.01
+"""Seconds in which feedback packets are one piece of news."""
 RTX_SHARE: Final = 0.25
 """Of the rate, for retransmissions."""
 RTX_DEPTH_SECONDS: Final = 0.5
@@ -89,15 +91,16 @@ class FlightWindow:
         self._heard: float | None = None
         self._intervals: deque[float] = deque(maxlen=FEEDBACKS)
 
-    def heard(self, now: float) -> None:
-        """A feedback packet came."""
-        if self._heard is not None:
-            self._intervals.append(now - self._heard)
-        self._heard = now
-
-    def took(self, round_trip: float) -> None:
-        """The latest packet that it told of was sent so many seconds ago."""
-        self.round_trip = min(round_trip, self.round_trip * 1.05)  # it can grow, but slowly
+    def heard(self, now: float, newest: float | None) -> None:
+        """A feedback packet came; `newest`: when the latest of the packets that it told as received was sent."""
+        passed = math.inf if self._heard is None else now - self._heard
+        if passed > MOMENT:  # some receivers send several at once
+            if self._heard is not None:
+                self._intervals.append(passed)
+            self._heard = now
+            self.round_trip *= 1.05  # it can grow, but slowly
+        if newest is not None:
+            self.round_trip = min(now - newest, self.round_trip)
 
     def is_full(self, in_flight: int, rate: float, now: float) -> bool:
         """Whether more than `in_flight` bytes would stand in a queue, at a rate in bit/s."""

@@ -30,6 +30,7 @@ from ipfs_stream_nb.webrtc.send_queue import (
     RTX_SHARE,
     WINDOW_SECONDS,
     WIRE_BYTES,
+    FlightWindow,
     RateMeter,
     RetransmissionBudget,
 )
@@ -371,3 +372,17 @@ async def test_a_wish_for_how_long_pictures_are_kept_goes_with_each():
         (data,) = filter(None, sent)
         at = find_extension(data, delay_id, 3)
         assert data[at : at + 3] == value_of(0.25)
+
+
+def test_feedback_that_comes_in_bundles():
+    """A receiver that tells of several times at once, each quarter of a second, gets as much more on its way."""
+    window = FlightWindow()
+    now = 100.0
+    for _ in range(20):
+        now += 0.25
+        for packet in range(8):
+            window.heard(now + packet / 1e4, now - 0.29 + packet * 0.03)
+    allowed = 1_000_000 / 8 * (0.08 + 0.25 + WINDOW_SECONDS)
+    assert not window.is_full(round(0.95 * allowed), 1_000_000, now)
+    assert window.is_full(round(1.1 * allowed), 1_000_000, now)
+    assert not window.is_full(10**9, 1_000_000, now + 2 * HELD_SECONDS)

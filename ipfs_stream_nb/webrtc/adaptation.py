@@ -55,7 +55,16 @@ RELIEF_SECONDS: Final = 30.0
 REFUSED_SECONDS: Final = 5.0
 """How long no other level is asked for, after one could not be had."""
 
-_KEYS: Final = ("rtt", "packet_loss", "jitter", "queue_delay", "bandwidth_estimate", "send_bitrate", "lag")
+_KEYS: Final = (
+    "rtt",
+    "packet_loss",
+    "jitter",
+    "queue_delay",
+    "bandwidth_estimate",
+    "send_bitrate",
+    "frames_dropped",
+    "lag",
+)
 
 
 class AdaptiveBitrateController:
@@ -177,7 +186,7 @@ class AdaptiveBitrateController:
 
     def add_sample(self, stats: Mapping[str, Any]) -> None:
         """One sample of the connection: `rtt`, `jitter` and `queue_delay` in seconds, `packet_loss` 0 to 1, `bandwidth_estimate` in bit/s for the
-        video, `send_bitrate`, what of that may be sent while a queue is emptied, `reason`, what it was limited by, and `lag`, the share of the time by which the encoder fell behind. Each may be missing. Raises BadRequestError for what is no mapping."""
+        video, `send_bitrate`, what of that may be sent while a queue is emptied, `frames_dropped`, how many were left out since the sample before, `reason`, what it was limited by, and `lag`, the share of the time by which the encoder fell behind. Each may be missing. Raises BadRequestError for what is no mapping."""
         if not isinstance(stats, Mapping):
             raise BadRequestError(
                 f"a sample is a mapping with {', '.join(_KEYS)}, not {type(stats).__name__}"
@@ -236,11 +245,15 @@ class AdaptiveBitrateController:
 
     def _check_source(self, carried: float, now: float, reason: str) -> None:
         source = self.source_bitrate
-        queued = (self.sample_window[-1]["queue_delay"] or 0.0) > QUEUED
-        if carried >= SHORT * source:
+        latest = self.sample_window[-1]
+        queued = (latest["queue_delay"] or 0.0) > QUEUED
+        left_out = bool(latest["frames_dropped"]) and carried < AMPLE * source
+        if carried >= SHORT * source and not left_out:
             self._since.pop("short", None)
-        elif carried < FAR_SHORT * source or self._lasts(
-            "short", now, SHORT_SECONDS if queued else PATIENT_SECONDS
+        elif (
+            left_out  # up to its next key frame, which may be far; of an encoder a key frame can be had
+            or carried < FAR_SHORT * source
+            or self._lasts("short", now, SHORT_SECONDS if queued else PATIENT_SECONDS)
         ):
             too_early = now - self._returned < 2 * self._patience
             self._since.clear()

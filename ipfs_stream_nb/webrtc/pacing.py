@@ -47,6 +47,8 @@ BURST_SECONDS: Final = 0.01
 """Packets of so long go out at once: to wake up for each costs more than to send it."""
 RTX_MAX_SECONDS: Final = 0.5
 """Retransmissions that waited longer come too late."""
+GIVEN_UP_SECONDS: Final = 1.0
+"""For which packets that were given up may still be asked for."""
 MAX_PROBES: Final = 4
 MAX_PROBE_SECONDS: Final = 1.0
 MIN_PROBE_PACKETS: Final = 5
@@ -92,6 +94,7 @@ class TransportController:
         self.playout_delay: float | None = None
         """Seconds that the receiver is asked to keep pictures; None: it is asked for nothing."""
         self._rate: float | None = None
+        self._capacity = 0.0
         self._factor, self._rush = PACING_FACTOR, RUSH_FACTOR
         self._limit = float("inf")
         """Bytes of a kind that may wait."""
@@ -102,7 +105,10 @@ class TransportController:
         self._budget = RetransmissionBudget()
         self._window = FlightWindow()
         self._newest: dict[int, int] = {}
-        """The highest sequence number, by SSRC, of streams that are retransmitted as they are."""
+        """The latest sequence number, by the SSRC of its retransmissions."""
+        self._given_up: dict[int, int] = {}
+        """The same at `_given_up_at`: nothing up to it is of use any more."""
+        self._given_up_at = 0.0
         self._rtx_next: dict[int, int] = {}
         self._recent: deque[tuple[bytes, Stream]] = deque(maxlen=_RECENT)
         self._probes: deque[ProbeCluster] = deque()
@@ -116,23 +122,29 @@ class TransportController:
     # -- settings
 
     def set_rate(
-        self, bitrate: float | None, *, factor: float = PACING_FACTOR, rush: float = RUSH_FACTOR
+        self,
+        bitrate: float | None,
+        *,
+        capacity: float = 0.0,
+        factor: float = PACING_FACTOR,
+        rush: float = RUSH_FACTOR,
     ) -> None:
-        """Pace at bit/s times `factor`, and times `rush` while much waits; None: send all at once. Raises ValueError unless it
-        is above 0."""
+        """Pace at bit/s times `factor`, and times `rush` while much waits; None: send all at once. `capacity` is what the path
+        carries, in bit/s, where that is more. Raises ValueError unless the rate is above 0."""
         if bitrate is not None and not 0 < bitrate < float("inf"):
             raise ValueError(f"a rate is a number of bit/s above 0, not {bitrate}")
         now = time.monotonic()
         if self._rate is None or bitrate is None:
             self._free_at = now
             self._budget.fill(bitrate or 0.0, now)
-        else:
+        elif bitrate > self._rate:  # what was sent at a higher rate is not waited for at a lower one
             self._free_at = now + (self._free_at - now) * self._rate / bitrate
         self._rate, self._factor, self._rush = bitrate, factor, rush
+        self._capacity = max(bitrate or 0.0, capacity)
         self._limit = (
             float("inf")
             if bitrate is None
-            else max(MIN_QUEUE_BYTES, bitrate * factor * MAX_QUEUE_SECONDS / 8)
+            else max(MIN_QUEUE_BYTES, self._capacity * factor * MAX_QUEUE_SECONDS / 8)
         )
 
     @property
@@ -152,9 +164,12 @@ class TransportController:
         return True
 
     def drop_video(self) -> None:
-        """Forget the video that waits: it goes on with a key frame."""
+        """Forget the video so far, and what of it is asked for again: it goes on with a key frame."""
         self._video.clear()
         self._retransmissions.clear()
+        repeats = [ssrc for ssrc, one in self._negotiation.streams.items() if one.kind == "retransmission"]
+        self._given_up = {ssrc: self._newest[ssrc] for ssrc in repeats if ssrc in self._newest}
+        self._given_up_at = time.monotonic()
 
     # -- what it says
 
@@ -222,22 +237,25 @@ class TransportController:
     def _lane_of(self, data: bytes, stream: Stream) -> Lane:
         if stream.kind == "retransmission":
             return self._retransmissions
+        ssrc, number = stream.rtx_ssrc or ssrc_of(data), sequence_of(data)
         if stream.rtx_ssrc is None:
-            ssrc, number = ssrc_of(data), sequence_of(data)
             newest = self._newest.get(ssrc)
             if newest is not None and (newest - number & 0xFFFF) < 0x8000:
                 return self._retransmissions
-            self._newest[ssrc] = number
         else:
             self._recent.append((data, stream))
+        self._newest[ssrc] = number
         return self._audio if stream.kind == "audio" else self._video
 
     def _may_repeat(self, data: bytes, stream: Stream, now: float) -> bool:
         if self._rate is None:
             return True
         ssrc = ssrc_of(data)
-        key = ssrc, original_sequence(data) if stream.kind == "retransmission" else sequence_of(data)
-        return self._budget.allows(key, len(data) + WIRE_BYTES, self._rate, now)
+        number = original_sequence(data) if stream.kind == "retransmission" else sequence_of(data)
+        given_up = self._given_up.get(ssrc) if now - self._given_up_at < GIVEN_UP_SECONDS else None
+        if given_up is not None and (given_up - number & 0xFFFF) < 0x8000:
+            return False
+        return self._budget.allows((ssrc, number), len(data) + WIRE_BYTES, self._rate, now)
 
     async def _transmit(self, data: bytes, stream: Stream, now: float, probe: int | None) -> int:
         """Give a packet to the socket; its bytes on the wire."""
@@ -274,7 +292,7 @@ class TransportController:
     def _is_full(self) -> bool:
         """Whether so much is on its way, unheard of, that more would only stand in a queue."""
         return self._rate is not None and self._window.is_full(
-            self.history.in_flight, self._rate, time.monotonic()
+            self.history.in_flight, self._capacity, time.monotonic()
         )
 
     def _start(self) -> None:

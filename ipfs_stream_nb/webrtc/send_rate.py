@@ -69,7 +69,7 @@ class SendRate:
 
     def _feedback(self, results: list[Any]) -> None:
         self.estimator.on_feedback(results, time.monotonic())
-        self.transport.set_rate(self.estimator.target)
+        self.transport.set_rate(self.estimator.target, capacity=self.estimator.capacity)
 
     async def run(self) -> None:
         """Look at what is known, many times a second."""
@@ -81,7 +81,7 @@ class SendRate:
                 await self._read_reports(now)
             self._wish(now)
             self.estimator.tick(now)
-            self.transport.set_rate(self.estimator.target)
+            self.transport.set_rate(self.estimator.target, capacity=self.estimator.capacity)
             self._follow_loss(now)
             if self.transport.can_probe and (cluster := self.estimator.probe_wanted(now)) is not None:
                 self.transport.probe(cluster)
@@ -133,7 +133,7 @@ class SendRate:
             for bitrate in (self.estimator.capacity, self.estimator.target)
         )
         for sent, controller in videos:
-            self._measure(sent, controller)
+            left_out = self._measure(sent, controller)
             playback = sent.content.playback
             restarts, behind = playback.restarts, playback.seconds_behind
             lag = behind - self._behind.get(sent.track.id, behind)
@@ -149,6 +149,7 @@ class SendRate:
                     "packet_loss": self.estimator.packet_loss,
                     "jitter": self.estimator.jitter,
                     "queue_delay": self.estimator.queue_delay + self.transport.queue_seconds,
+                    "frames_dropped": left_out,
                     "lag": lag / SAMPLE_EVERY,
                 }
             )
@@ -157,8 +158,9 @@ class SendRate:
             if playback.restarts != restarts:
                 self.transport.drop_video()
 
-    def _measure(self, sent: SentTrack, controller: AdaptiveBitrateController) -> None:
-        """Tell how much the content takes as it is: of a second in which all of it went out."""
+    def _measure(self, sent: SentTrack, controller: AdaptiveBitrateController) -> int:
+        """Tell how much the content takes as it is: of a second in which all of it went out. How many frames were left out since
+        the last time."""
         now, stats = time.monotonic(), sent.track.get_stats()
         dropped, since = self._whole.get(sent.track.id, (0, now))
         if (
@@ -170,6 +172,8 @@ class SendRate:
         self._whole[sent.track.id] = stats["frames_dropped"], since
         if now - since > BITRATE_SECONDS:
             controller.measured(stats["bitrate"])
+        left_out: int = stats["frames_dropped"] - dropped
+        return left_out
 
     def stats(self) -> dict[str, Any]:
         """What is known better than from RTCP's reports, for connection_stats."""

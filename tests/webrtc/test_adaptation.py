@@ -64,7 +64,8 @@ def test_the_guides_attributes():
         )
     assert len(controller.sample_window) == 30
     assert controller.sample_window[-1] == {
-        "timestamp": 100.0, "rtt": None, "packet_loss": None, "jitter": None, "queue_delay": None, "send_bitrate": None, "lag": None,
+        "timestamp": 100.0, "rtt": None, "packet_loss": None, "jitter": None, "queue_delay": None, "send_bitrate": None,
+        "frames_dropped": None, "lag": None,
         "bandwidth_estimate": None,
     }  # fmt: skip
     assert controller.level == "medium"
@@ -100,6 +101,15 @@ def test_a_dip_is_waited_for(queue_delay, seconds):
     run.carry(2_400_000, 0.4, queue_delay=queue_delay)
     assert run.changes == [("high", "bandwidth")]
     assert run.track.told[0] == (None, 2_400_000, None)
+
+
+def test_content_of_which_frames_are_left_out():
+    """It is left at once, as its next key frame may be far; but not where the network carries it easily, and something else was slow."""
+    run = Run(at_source=True)
+    run.carry(3_700_000, 1, frames_dropped=1)
+    assert run.changes == []
+    run.carry(2_900_000, 0.1, frames_dropped=1)
+    assert run.changes == [("high", "bandwidth")]
 
 
 def test_the_bit_rate_follows_at_once():

@@ -162,6 +162,23 @@ async def test_retransmissions_keep_to_their_budget():
         assert numbers == [numbers[0] + index & 0xFFFF for index in range(len(numbers))]
 
 
+async def test_what_was_given_up_is_not_sent_again():
+    """Once the video goes on with a key frame, NACKs for what was before it get nothing; those for what follows do."""
+    async with Pair() as pair:
+        pair.controller.set_rate(2_000_000)
+        pair.track.give(100, 100)
+        await pair.until(lambda: len(pair.of(pair.video._ssrc)) == 2)
+        pair.controller.drop_video()
+        pair.track.give(100)
+        await pair.until(lambda: len(pair.of(pair.video._ssrc)) == 3)
+        before, at, after = (one.sequence_number for one in pair.of(pair.video._ssrc))
+        await pair.nack(before, at, after)
+        await pair.until(lambda: pair.of(pair.video._rtx_ssrc))
+        (again,) = pair.of(pair.video._rtx_ssrc)
+        assert int.from_bytes(again.payload[:2], "big") == after
+        assert pair.controller.stats.retransmissions_dropped == 2
+
+
 def test_a_packet_is_not_sent_twice_within_a_round_trip():
     """Later it is, while the budget lasts, and that grows with time up to its depth."""
     budget = RetransmissionBudget()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any, Final
 
 from ipfs_stream_nb.errors import BadRequestError
@@ -308,7 +309,7 @@ class AdaptiveBitrateController:
         losses = [one["packet_loss"] for one in recent if one["packet_loss"] is not None]
         if not trips and not losses:
             return
-        points = score(_mean(trips), _mean(losses))
+        points = score(*(fmean(one) if one else None for one in (trips, losses)))
         latest = self.sample_window[-1]
         known = latest["rtt"] is not None and latest["packet_loss"] is not None
         if points < POOR:
@@ -398,7 +399,3 @@ def _number(value: object, key: str) -> float | None:
         return None
     most = 1.0 if key == "packet_loss" else MOST
     return float(value) if 0 <= value <= most else None
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any, Final
 
-from ipfs_stream_nb.errors import BadRequestError
 from ipfs_stream_nb.media.encoded import EncodedTrack, Rendition
+from ipfs_stream_nb.webrtc.connection_sample import read_sample
 from ipfs_stream_nb.webrtc.quality import AUTO, LEVELS, SOURCE, checked_quality, score, top_bitrate
 
 FIRST_LEVEL: Final = 2
@@ -45,8 +45,6 @@ LEAST: Final = 0.8
 FAR_LESS: Final = 0.75
 """Of that: what is so little that the level below is taken at once."""
 LEAST_BITRATE: Final = 30_000
-MOST: Final = 1e12
-"""Of any statistic; more is none."""
 LAGGING: Final = 0.2
 """Share of the time by which an encoder falls behind, from which on it is asked for less,"""
 LAG_WINDOW: Final = 15
@@ -55,17 +53,6 @@ RELIEF_SECONDS: Final = 30.0
 """then no level more for so long."""
 REFUSED_SECONDS: Final = 5.0
 """How long no other level is asked for, after one could not be had."""
-
-_KEYS: Final = (
-    "rtt",
-    "packet_loss",
-    "jitter",
-    "queue_delay",
-    "bandwidth_estimate",
-    "send_bitrate",
-    "frames_dropped",
-    "lag",
-)
 
 
 class AdaptiveBitrateController:
@@ -84,8 +71,8 @@ class AdaptiveBitrateController:
         on_change: Callable[[str, str], None] = lambda _level, _reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`track`: has `set_encoding_parameters(height, bitrate, frame_rate)`, and `facts`, the source's EncodedTrack, where it
-        knows them. `at_source`: the content goes out as it is at first. `on_change` is called with each new level's name, or
+        """`track`: has `set_encoding_parameters(*, height, bitrate, frame_rate)`, each of which may be None (as in the source), and `facts`,
+        the source's EncodedTrack, where it knows them: without, no source bounds the levels, and frames are not halved. `at_source`: the content goes out as it is at first. `on_change` is called with each new level's name, or
         "source", and the reason."""
         self.track = track
         self.quality_levels: list[dict[str, int]] = [
@@ -102,8 +89,11 @@ class AdaptiveBitrateController:
         """bit/s of the video that are asked of the encoder; None: the content as it is."""
         self.frame_rate: float | None = None
         """Frames a second that are asked for; None: all."""
+        self.values_ignored = 0
+        """Statistics that could not be: negative, NaN, no numbers."""
         self._on_change = on_change
         self._clock = clock
+        self._estimated = False
         self._measured = 0.0
         self._since: dict[str, float] = {}
         """Since when what could lead to a change has been so."""
@@ -188,18 +178,16 @@ class AdaptiveBitrateController:
     def add_sample(self, stats: Mapping[str, Any]) -> None:
         """One sample of the connection: `rtt`, `jitter` and `queue_delay` in seconds, `packet_loss` 0 to 1, `bandwidth_estimate` in bit/s for the
         video, `send_bitrate`, what of that may be sent while a queue is emptied, `frames_dropped`, how many were left out since the sample before, `reason`, what it was limited by, and `lag`, the share of the time by which the encoder fell behind. Each may be missing. Raises BadRequestError for what is no mapping."""
-        if not isinstance(stats, Mapping):
-            raise BadRequestError(
-                f"a sample is a mapping with {', '.join(_KEYS)}, not {type(stats).__name__}"
-            )
         now = self._clock()
-        sample: dict[str, Any] = {key: _number(stats.get(key), key) for key in _KEYS}
+        sample, wrong = read_sample(stats)
+        self.values_ignored += wrong
         self.sample_window.append({"timestamp": now, **sample})
         del self.sample_window[:-WINDOW]
         if sample["lag"] is not None:
             self._relieve(sample["lag"], now)
         estimate = sample["bandwidth_estimate"]
         if estimate is not None:
+            self._estimated = True
             self._follow(max(estimate, LEAST_BITRATE), now, str(stats.get("reason") or "bandwidth"))
         elif now - self.last_adaptation > PERIOD:
             self.last_adaptation = now
@@ -303,7 +291,7 @@ class AdaptiveBitrateController:
     # -- without an estimate
 
     def _adapt_quality(self, now: float) -> None:
-        """By round trip and losses. A better level takes both, and no estimate shortly before: that one is only missing."""
+        """By round trip and losses. A better level takes both, and that there never was an estimate: it is only missing."""
         recent = [one for one in self.sample_window if now - one["timestamp"] <= PERIOD]
         trips = [one["rtt"] for one in recent if one["rtt"] is not None]
         losses = [one["packet_loss"] for one in recent if one["packet_loss"] is not None]
@@ -314,7 +302,7 @@ class AdaptiveBitrateController:
         known = latest["rtt"] is not None and latest["packet_loss"] is not None
         if points < POOR:
             self._decrease_quality()
-        elif points > GOOD and known and all(one["bandwidth_estimate"] is None for one in self.sample_window):
+        elif points > GOOD and known and not self._estimated:
             self._increase_quality()
 
     def _increase_quality(self) -> None:
@@ -391,11 +379,3 @@ class AdaptiveBitrateController:
 
 
 _NAMES: Final = tuple(reversed(LEVELS))
-
-
-def _number(value: object, key: str) -> float | None:
-    """A statistic that can be, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    most = 1.0 if key == "packet_loss" else MOST
-    return float(value) if 0 <= value <= most else None

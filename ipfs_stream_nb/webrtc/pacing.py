@@ -14,16 +14,13 @@ from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import is_rtcp
 
 from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult, ProbeCluster
-from ipfs_stream_nb.webrtc.playout import value_of
+from ipfs_stream_nb.webrtc.feedback_reader import FeedbackReader
 from ipfs_stream_nb.webrtc.rtp_bytes import (
-    EXTENSION_BYTES,
     as_retransmission,
     original_sequence,
     restamped,
     sequence_of,
     ssrc_of,
-    with_extensions,
-    with_sequence,
 )
 from ipfs_stream_nb.webrtc.send_queue import (
     MIN_QUEUE_BYTES,
@@ -33,8 +30,8 @@ from ipfs_stream_nb.webrtc.send_queue import (
     RateMeter,
     RetransmissionBudget,
 )
+from ipfs_stream_nb.webrtc.stamping import Stamper
 from ipfs_stream_nb.webrtc.transport_cc import Negotiation, SendHistory, Stream
-from ipfs_stream_nb.webrtc.transport_feedback import TransportFeedback, split_rtcp
 
 PACING_FACTOR: Final = 1.5
 """Of the rate that is set: pictures differ in size, and each shall be gone before the next one."""
@@ -68,8 +65,6 @@ class TransportStats:
     probes: int = 0
     """Clusters that were sent."""
     padding_bytes: int = 0
-    feedback: int = 0
-    feedback_invalid: int = 0
 
 
 class TransportController:
@@ -87,12 +82,12 @@ class TransportController:
     ) -> None:
         self.stats = TransportStats()
         self.history = SendHistory()
+        self.feedback = FeedbackReader(self.history)
         self._negotiation = negotiation
         self._on_feedback = on_feedback
         self.repeats = 1
         """How often a packet that was asked for is sent: on a path that loses much, so that one more loss costs no round trip."""
-        self.playout_delay: float | None = None
-        """Seconds that the receiver is asked to keep pictures; None: it is asked for nothing."""
+        self.stamper = Stamper(self.history)
         self._rate: float | None = None
         self._capacity = 0.0
         self._factor, self._rush = PACING_FACTOR, RUSH_FACTOR
@@ -106,10 +101,8 @@ class TransportController:
         self._window = FlightWindow()
         self._newest: dict[int, int] = {}
         """The latest sequence number, by the SSRC of its retransmissions."""
-        self._given_up: dict[int, int] = {}
-        """The same at `_given_up_at`: nothing up to it is of use any more."""
-        self._given_up_at = 0.0
-        self._rtx_next: dict[int, int] = {}
+        self._given_up: dict[int, tuple[int, float]] = {}
+        """The same at a time: nothing up to it is of use any more."""
         self._recent: deque[tuple[bytes, Stream]] = deque(maxlen=_RECENT)
         self._probes: deque[ProbeCluster] = deque()
         self._drain: asyncio.Task[None] | None = None
@@ -150,7 +143,7 @@ class TransportController:
     @property
     def can_probe(self) -> bool:
         """Whether there is anything to probe with: a video that was sent, and whose retransmissions the other side takes."""
-        return bool(self._recent) and not self._closed and len(self._probes) < MAX_PROBES
+        return bool(self._repeatable) and not self._closed and len(self._probes) < MAX_PROBES
 
     def probe(self, cluster: ProbeCluster) -> bool:
         """Send at a cluster's rate for its time, padding where there is nothing else. False: it cannot be done now. Raises
@@ -163,13 +156,17 @@ class TransportController:
         self._start()
         return True
 
-    def drop_video(self) -> None:
-        """Forget the video so far, and what of it is asked for again: it goes on with a key frame."""
-        self._video.clear()
-        self._retransmissions.clear()
-        repeats = [ssrc for ssrc, one in self._negotiation.streams.items() if one.kind == "retransmission"]
-        self._given_up = {ssrc: self._newest[ssrc] for ssrc in repeats if ssrc in self._newest}
-        self._given_up_at = time.monotonic()
+    def drop_video(self, ssrc: int) -> None:
+        """Forget a video so far, and what of it is asked for again: it goes on with a key frame."""
+        stream = self._negotiation.streams.get(ssrc)
+        if stream is None:
+            return
+        repeats = ssrc if stream.rtx_ssrc is None else stream.rtx_ssrc
+        streams = [stream, self._negotiation.streams.get(repeats, stream)]
+        self._video.drop(streams)
+        self._retransmissions.drop(streams)
+        if repeats in self._newest:
+            self._given_up[repeats] = self._newest[repeats], time.monotonic()
 
     # -- what it says
 
@@ -219,7 +216,7 @@ class TransportController:
             self.stats.retransmissions_dropped += 1
             return
         if lane is self._retransmissions:
-            for _ in range(self.repeats - 1):
+            for _ in range(self.repeats - 1 if stream.kind == "retransmission" else 0):
                 lane.put(data, stream, now)
         held = lane is self._video and self._is_full
         if not held and self._drain is None and (self._rate is None or self._free_at <= now + BURST_SECONDS):
@@ -252,35 +249,21 @@ class TransportController:
             return True
         ssrc = ssrc_of(data)
         number = original_sequence(data) if stream.kind == "retransmission" else sequence_of(data)
-        given_up = self._given_up.get(ssrc) if now - self._given_up_at < GIVEN_UP_SECONDS else None
-        if given_up is not None and (given_up - number & 0xFFFF) < 0x8000:
+        last, at = self._given_up.get(ssrc, (0, -GIVEN_UP_SECONDS))
+        if now - at < GIVEN_UP_SECONDS and (last - number & 0xFFFF) < 0x8000:
             return False
         return self._budget.allows((ssrc, number), len(data) + WIRE_BYTES, self._rate, now)
 
     async def _transmit(self, data: bytes, stream: Stream, now: float, probe: int | None) -> int:
         """Give a packet to the socket; its bytes on the wire."""
-        if stream.kind == "retransmission":
-            # padding is of the same stream, so that aiortc's own numbers would be used twice
-            ssrc = ssrc_of(data)
-            number = self._rtx_next.get(ssrc, sequence_of(data))
-            self._rtx_next[ssrc] = number + 1 & 0xFFFF
-            data = with_sequence(data, number)
-            self.stats.retransmitted += probe is None
-        size = len(data) + WIRE_BYTES
-        added: list[tuple[int, bytes]] = []
-        if stream.playout_delay_id is not None and self.playout_delay is not None:
-            size += EXTENSION_BYTES
-            added.append((stream.playout_delay_id, value_of(self.playout_delay)))
-        if stream.extension_id is not None:
-            size += EXTENSION_BYTES
-            number = self.history.add(now, size, probe)
-            added.append((stream.extension_id, number.to_bytes(2, "big")))
-        if added:
-            data = with_extensions(data, *added)
+        self.stats.retransmitted += stream.kind == "retransmission" and probe is None
+        whole, size = self.stamper.stamped(data, stream, now, probe)
         if self._rate is not None:
             self._free_at = max(self._free_at, now - BURST_SECONDS) + size * 8 / self._pace()
         self._meter.add(now, size)
-        await self._inner_send(data)
+        if stream.kind == "video" and probe is None:
+            self._window.sent_at = now
+        await self._inner_send(whole)
         return size
 
     def _pace(self) -> float:
@@ -355,12 +338,17 @@ class TransportController:
 
     def _padding(self) -> tuple[bytes, Stream]:
         """The largest of the latest packets of video, once more: a receiver passes it over."""
-        data, stream = max(self._recent, key=lambda one: len(one[0]))
+        data, stream = max(self._repeatable, key=lambda one: len(one[0]))
         assert stream.rtx_ssrc is not None  # noqa: S101  # it would not be among them
         assert stream.rtx_payload_type is not None  # noqa: S101
         self.stats.padding_bytes += len(data)
         again = as_retransmission(data, stream.rtx_payload_type, stream.rtx_ssrc)
         return again, self._negotiation.streams[stream.rtx_ssrc]
+
+    @property
+    def _repeatable(self) -> list[tuple[bytes, Stream]]:
+        """Of the latest packets of video those of which the other side still takes retransmissions."""
+        return [one for one in self._recent if one[1].rtx_ssrc in self._negotiation.streams]
 
     def _clear(self) -> None:
         self._probes.clear()
@@ -370,25 +358,14 @@ class TransportController:
     # -- feedback
 
     async def _handle_rtcp(self, data: bytes) -> None:
-        try:
-            bodies, rest = split_rtcp(data)
-        except ValueError:
-            bodies, rest = [], data  # aiortc drops it
-        for body in bodies:
-            self._take_feedback(body)
+        now = time.monotonic()
+        told, rest = self.feedback.read(data, now)
+        for results in told:
+            self._told(results, now)
         if rest:
             await self._inner_rtcp(rest)
 
-    def _take_feedback(self, body: bytes) -> None:
-        try:
-            feedback = TransportFeedback.parse(body)
-        except ValueError as error:
-            self.stats.feedback_invalid += 1
-            _log.debug("transport feedback was dropped: %s", error)
-            return
-        now = time.monotonic()
-        self.stats.feedback += 1
-        results = self.history.results(feedback)
+    def _told(self, results: list[PacketResult], now: float) -> None:
         newest = max((one.sent_at for one in results if one.received_at is not None), default=None)
         self._window.heard(now, newest)
         self._budget.round_trip = self._window.round_trip

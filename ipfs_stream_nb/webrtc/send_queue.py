@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Collection
 from typing import Final
 
 from ipfs_stream_nb.webrtc.transport_cc import Stream
@@ -15,8 +16,12 @@ MIN_QUEUE_BYTES: Final = 4500
 """That may wait, or be on their way, at any rate."""
 WINDOW_SECONDS: Final = 0.03
 """Of the rate, that may be on its way beside what is so for a round trip and until feedback is due: more of it is in a queue."""
-HELD_SECONDS: Final = 1.0
-"""Without feedback, after which pictures go on: none may be told of unless some are sent."""
+LET_GO_SECONDS: Final = 0.05
+"""Between two packets that are sent although more is on its way than may be, once feedback is overdue;"""
+HELD_SECONDS: Final = 2.0
+"""without feedback for so long, it may have ended for good."""
+TRIP_SECONDS: Final = 1.0
+"""In which the least round trip counts: a path becomes longer, too."""
 FEEDBACKS: Final = 10
 """Times of feedback, of which the longest between two counts."""
 MOMENT: Final = 0.01
@@ -75,6 +80,13 @@ class Lane:
             self.room.set()
         return item
 
+    def drop(self, streams: Collection[Stream]) -> None:
+        """Drop the packets of some streams."""
+        kept = [one for one in self.packets if one[1] not in streams]
+        self.clear()
+        for one in kept:
+            self.put(*one)
+
     def clear(self) -> None:
         """Drop all."""
         self.packets.clear()
@@ -86,10 +98,17 @@ class FlightWindow:
     """How much may be on its way without being heard of: it shows a link that became narrow before a delay is told of."""
 
     def __init__(self) -> None:
-        self.round_trip = math.inf
-        """Seconds, with the time that feedback takes to be made; the least of late."""
         self._heard: float | None = None
         self._intervals: deque[float] = deque(maxlen=FEEDBACKS)
+        self._trips: deque[tuple[float, float]] = deque()
+        """Round trips of the last TRIP_SECONDS, with their times."""
+        self.sent_at = 0.0
+        """When the latest packet that may be held was sent."""
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds, with the time that feedback takes to be made: the least of late. inf: unknown."""
+        return min((trip for _, trip in self._trips), default=math.inf)
 
     def heard(self, now: float, newest: float | None) -> None:
         """A feedback packet came; `newest`: when the latest of the packets that it told as received was sent."""
@@ -98,16 +117,21 @@ class FlightWindow:
             if self._heard is not None:
                 self._intervals.append(passed)
             self._heard = now
-            self.round_trip *= 1.05  # it can grow, but slowly
         if newest is not None:
-            self.round_trip = min(now - newest, self.round_trip)
+            self._trips.append((now, max(now - newest, 0.0)))
+            while self._trips[0][0] < now - TRIP_SECONDS:
+                self._trips.popleft()
 
     def is_full(self, in_flight: int, rate: float, now: float) -> bool:
-        """Whether more than `in_flight` bytes would stand in a queue, at a rate in bit/s."""
+        """Whether more than `in_flight` bytes would stand in a queue, at a rate in bit/s. Where feedback is overdue, now and then a
+        packet is let go all the same: none may be told of unless some are sent."""
         if self._heard is None or not self._intervals or now - self._heard > HELD_SECONDS:
             return False
         seconds = self.round_trip + max(self._intervals) + WINDOW_SECONDS
-        return in_flight > max(rate * seconds / 8, MIN_QUEUE_BYTES)
+        if in_flight <= max(rate * seconds / 8, MIN_QUEUE_BYTES):
+            return False
+        overdue = now - self._heard > seconds
+        return not (overdue and now - self.sent_at >= LET_GO_SECONDS)
 
 
 class RetransmissionBudget:

@@ -76,7 +76,7 @@ class SendRate:
         next_sample = next_report = time.monotonic()
         while True:
             now = time.monotonic()
-            if now >= next_report and not self.transport.stats.feedback:
+            if now >= next_report and not self.transport.feedback.taken:
                 next_report = now + REPORT_EVERY
                 await self._read_reports(now)
             self._wish(now)
@@ -90,7 +90,7 @@ class SendRate:
             if now >= next_sample or returned:
                 next_sample = now + SAMPLE_EVERY
                 self._adapt(returned=returned)
-            await asyncio.sleep(TICK if self.transport.stats.feedback else SAMPLE_EVERY)
+            await asyncio.sleep(TICK if self.transport.feedback.taken else SAMPLE_EVERY)
 
     def _follow_loss(self, now: float) -> None:
         """Where the path loses packets without being full of ours, have pictures wait for those that are repeated; where the path is
@@ -100,7 +100,7 @@ class SendRate:
         self.transport.repeats = 2 if lossy else 1
         lossy = lossy or estimator.reason == "competition"
         self._playout.update(now, estimator.rtt + estimator.queue_delay, lossy=lossy)
-        self.transport.playout_delay = self._playout.seconds
+        self.transport.stamper.playout_delay = self._playout.seconds
 
     async def _read_reports(self, now: float) -> None:
         """What receivers tell that send no transport-wide feedback."""
@@ -155,8 +155,8 @@ class SendRate:
             )
             if returned:
                 playback.refresh()
-            if playback.restarts != restarts:
-                self.transport.drop_video()
+            if playback.restarts != restarts and sent.transceiver is not None:
+                self.transport.drop_video(sent.transceiver.sender._ssrc)  # noqa: SLF001  # aiortc tells it nowhere
 
     def _measure(self, sent: SentTrack, controller: AdaptiveBitrateController) -> int:
         """Tell how much the content takes as it is: of a second in which all of it went out. How many frames were left out since
@@ -179,8 +179,13 @@ class SendRate:
         """What is known better than from RTCP's reports, for connection_stats."""
         estimator, videos = self.estimator, self._videos
         main = videos[0][1] if videos else None
-        known = {"bandwidth_estimate": estimator.target, "target_bitrate": main and main.target_bitrate}
-        if not self.transport.stats.feedback:
+        known = {
+            "bandwidth_estimate": estimator.target,
+            "target_bitrate": main and main.target_bitrate,
+            "level": main and main.level,
+            "reason": estimator.reason,
+        }
+        if not self.transport.feedback.taken:
             return known
         return known | {
             "rtt": estimator.rtt,

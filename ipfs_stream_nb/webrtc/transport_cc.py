@@ -96,7 +96,7 @@ class Negotiation:
         taken = {one.id for extensions in HEADER_EXTENSIONS.values() for one in extensions}
         free = (one for one in IDS if one not in taken and one not in self._ids.values())
         for uri in (EXTENSION, PLAYOUT_DELAY):
-            if uri not in self._ids:
+            if self._ids.get(uri, 0) in {0, *taken}:
                 self._ids[uri] = next(free)
         for media in parsed.media:
             if media.kind in {"audio", "video"}:

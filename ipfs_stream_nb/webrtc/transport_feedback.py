@@ -63,13 +63,13 @@ class TransportFeedback:
         return struct.pack("!BBH", 0x80 | bool(spare) << 5 | FORMAT, RTPFB, len(body) // 4) + body
 
     @classmethod
-    def parse(cls, body: bytes) -> TransportFeedback:
-        """From what follows RTCP's header, without padding. Raises ValueError."""
+    def parse(cls, body: bytes, most: int = MAX_STATUSES) -> TransportFeedback:
+        """From what follows RTCP's header, without padding, where it tells of `most` packets at the most. Raises ValueError."""
         if len(body) < _HEAD.size:
             raise ValueError("transport feedback is cut short in its head")
         sender_ssrc, media_ssrc, base, statuses, times = _HEAD.unpack_from(body)
-        if not 0 < statuses <= MAX_STATUSES:
-            raise ValueError(f"transport feedback tells of {statuses} packets; 1 to {MAX_STATUSES} are read")
+        if not 0 < statuses <= most:
+            raise ValueError(f"transport feedback tells of {statuses} packets; 1 to {most} are read")
         symbols, at = _symbols(body, statuses)
         deltas: list[int | None] = []
         end = len(body)

@@ -3,7 +3,7 @@
 Each run is a real Chromium in one network namespace and a sender in another, with a link between them whose rate, delay and
 loss follow a scenario of tests/link. The content takes 3 Mbit/s at 720p30, so that it fills every link. Needs root, Linux and a browser.
 
-`bench_adaptive.py [--runs N] [--only name,…] [--without-stock] [--receiver chromium|gstreamer]`; five runs of everything take two hours.
+With `tests` on PYTHONPATH, as root: `bench_adaptive.py [--runs N] [--only name,…] [--without-stock] [--receiver chromium|gstreamer]`; five runs of everything take two hours.
 """
 
 from __future__ import annotations
@@ -145,15 +145,18 @@ async def measure(names: list[str], kinds: list[str], runs: int, receiver: str) 
 
 def main() -> int:
     """Run."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--only", default=",".join(FIGURES))
-    parser.add_argument("--without-stock", action="store_true")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=1, help="of each scenario (1)")
+    parser.add_argument("--only", default=",".join(FIGURES), help="scenarios, by default all: %(default)s")
+    parser.add_argument("--without-stock", action="store_true", help="ours alone")
     parser.add_argument("--receiver", choices=RECEIVERS, default="chromium")
     options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := [name for name in names if name not in FIGURES]:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(FIGURES)}")
     kinds = ["ours"] if options.without_stock else ["ours", "aiortc"]
     try:
-        asyncio.run(measure(options.only.split(","), kinds, options.runs, options.receiver))
+        asyncio.run(measure(names, kinds, options.runs, options.receiver))
     except LinkUnavailableError as error:
         print(f"could not run: {error}")
     return 0

@@ -115,8 +115,8 @@ def test_a_browser_tells_of_each_packet(page: Page, sender: Sender) -> None:
     counted = Counter(one.received_at is not None for one in results)
     assert counted[True] > 100
     assert counted[False] < 5  # a loaded machine drops one now and then
-    history, stats = sender.controller.history, sender.controller.stats
-    assert (history.unreported, history.feedback_lost, stats.feedback_invalid) == (0, 0, 0)
+    history, feedback = sender.controller.history, sender.controller.feedback
+    assert (history.unreported, history.feedback_lost, feedback.invalid) == (0, 0, 0)
     assert [one.sent_at for one in results] == sorted(one.sent_at for one in results)
     assert sum(one.probe == 3 for one in results) >= 5
     assert set(streams) == {"video", "audio"}

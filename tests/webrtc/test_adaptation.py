@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,9 +69,10 @@ def test_the_guides_attributes():
         "frames_dropped": None, "lag": None,
         "bandwidth_estimate": None,
     }  # fmt: skip
+    assert controller.values_ignored == 160
     assert controller.level == "medium"
     assert run.track.told == []
-    with pytest.raises(BadRequestError):
+    with pytest.raises(BadRequestError, match="rtt, packet_loss"):
         controller.add_sample(None)
 
 
@@ -268,6 +270,17 @@ def test_by_round_trip_and_loss():
     assert run.controller.level == "medium"
     run.carry(None, 60, packet_loss=0.0, rtt=0.02)
     assert run.controller.level == "high"  # the source has no more lines
+    run.carry(200_000, 1)
+    run.carry(None, 60, packet_loss=0.0, rtt=0.02)
+    assert run.controller.level == "very_low"  # the estimate is missing: that leads nowhere
+
+
+def test_numbers_of_any_kind():
+    """NumPy's too, as whoever measures has them."""
+    run = Run(at_source=True)
+    run.controller.add_sample({"bandwidth_estimate": np.float32(450_000), "rtt": np.int64(1)})
+    assert run.controller.level == "low"
+    assert run.controller.values_ignored == 0
 
 
 def test_an_estimate_that_goes_missing():

@@ -80,10 +80,10 @@ async def test_feedback_gives_an_estimate():
     """With transport-wide feedback the estimate is of packets' arrivals, and a narrow REMB does not count."""
     async with watched(feedback=True) as (viewer, manager, pc_id, heard):
         rate = manager.peer(pc_id)._rate
-        await wait_until(lambda: rate.transport.stats.feedback > 5)
+        await wait_until(lambda: rate.transport.feedback.taken > 5)
         assert rate.transport.negotiated
         await remb(viewer, manager, pc_id, 60_000)
-        await wait_until(lambda: rate.transport.stats.feedback > 30)
+        await wait_until(lambda: rate.transport.feedback.taken > 30)
         stats = (await manager.get_stats(pc_id))[pc_id]
         assert stats["bandwidth_estimate"] > 200_000
         assert 0 < stats["rtt"] < 5

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ipfs_stream_nb.webrtc import transport_cc
 from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult
+from ipfs_stream_nb.webrtc.feedback_reader import FeedbackReader
 from ipfs_stream_nb.webrtc.rtp_bytes import (
     as_retransmission,
     find_extension,
@@ -369,7 +370,7 @@ async def test_each_packet_is_accounted_for():
         assert [one.sent_at for one in pair.results] == sorted(one.sent_at for one in pair.results)
         received = [one.received_at for one in pair.results if one.received_at is not None]
         assert received == sorted(received)
-        assert pair.controller.stats.feedback_invalid == pair.controller.history.feedback_lost == 0
+        assert pair.controller.feedback.invalid == pair.controller.history.feedback_lost == 0
 
 
 async def test_hostile_feedback_is_dropped_and_counted():
@@ -386,11 +387,11 @@ async def test_hostile_feedback_is_dropped_and_counted():
         report = bytes(RtcpRrPacket(1))
         bad = bytes.fromhex("8fcd0002 00000001 00000002")
         await pair.far_dtls._send_rtp(report + bad)
-        await pair.until(lambda: pair.controller.stats.feedback_invalid == 1)
+        await pair.until(lambda: pair.controller.feedback.invalid == 1)
         assert seen == [report]
         await pair.far_dtls._send_rtp(bytes.fromhex("8fcd0009 00000001"))
         await pair.until(lambda: len(seen) == 2)
-        assert pair.controller.stats.feedback == 0
+        assert pair.controller.feedback.taken == 0
 
 
 async def test_a_receiver_without_feedback_gets_packets_without_numbers():
@@ -402,3 +403,36 @@ async def test_a_receiver_without_feedback_gets_packets_without_numbers():
         await pair.until(lambda: len(pair.arrived) == 8)
         assert {one.extensions.transport_sequence_number for one in pair.arrived} == {None}
         assert pair.results == []
+
+
+async def test_our_offer_after_an_answer_gives_no_id_twice():
+    """The other side's ids may be those that aiortc offers for something else."""
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transport_cc.enable(pc)
+    pc.addTransceiver("video", "recvonly")
+    await pc.setLocalDescription()
+    offer = pc.localDescription.sdp.replace("extmap:4", "extmap:14").replace("extmap:1 ", "extmap:4 ")
+    await pc.close()
+    ours = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transport_cc.enable(ours)
+    ours.addTransceiver("video", "sendonly")
+    await ours.setRemoteDescription(
+        aiortc.RTCSessionDescription(offer.replace("extmap:14", "extmap:1"), "offer")
+    )
+    await ours.setLocalDescription(await ours.createAnswer())
+    ids = re.findall(r"a=extmap:(\d+)", (await ours.createOffer()).sdp)
+    assert len(ids) == len(set(ids)) == 4
+    await ours.close()
+
+
+def test_feedback_of_more_than_there_can_be_is_not_read():
+    """A few bytes claim thousands of packets: a datagram full of that costs as much as one does, and a second as much as a few."""
+    reader = FeedbackReader(SendHistory())
+    small = TransportFeedback(1, 2, 0, 5, 0, (0,)).pack()
+    assert reader.read(small, 100.0) == ([[]], b"")
+    many = TransportFeedback(1, 2, 0, 5, 1, (None,) * (MAX_STATUSES - 1)).pack()
+    for _ in range(5):
+        reader.read(many * 10, 100.0)
+    assert (reader.taken, reader.invalid) == (2, 49)
+    reader.read(many, 101.0)
+    assert reader.taken == 3

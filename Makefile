@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help lab test check unit notebooks browser peers bench clean
+.PHONY: help lab test check unit notebooks browser peers bench bench-adaptive clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ peers: $(VENV)/test ## what the tests compare with: Go programs, Kubo among them
 
 bench: $(VENV)/bench peers ## the benchmarks of the README, some minutes
 	$(BIN)/python -m tests.benchmarks
+
+bench-adaptive: $(VENV)/bench peers browser ## quality over emulated links, beside aiortc as it comes: two hours, as root
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_adaptive.py --runs 5
 
 $(VENV)/lab $(VENV)/test $(VENV)/bench: pyproject.toml
 	@sh scripts/venv.sh $(PYTHON) $(VENV) $(@F)

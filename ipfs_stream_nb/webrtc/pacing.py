@@ -252,7 +252,7 @@ class TransportController:
         last, at = self._given_up.get(ssrc, (0, -GIVEN_UP_SECONDS))
         if now - at < GIVEN_UP_SECONDS and (last - number & 0xFFFF) < 0x8000:
             return False
-        return self._budget.allows((ssrc, number), len(data) + WIRE_BYTES, self._rate, now)
+        return self._budget.allows((ssrc, number), self.repeats * (len(data) + WIRE_BYTES), self._rate, now)
 
     async def _transmit(self, data: bytes, stream: Stream, now: float, probe: int | None) -> int:
         """Give a packet to the socket; its bytes on the wire."""

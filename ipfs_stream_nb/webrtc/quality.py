@@ -42,9 +42,10 @@ def score(rtt: float | None, loss: float | None) -> int:
 
 def rendition_json(rendition: Rendition | None, info: EncodedInfo) -> dict[str, Any]:
     """height and bitrate as events tell them; null where the source's own are not known."""
+    own = (info.video.height or None) if info.video else None
     if rendition is None:
-        return {"height": (info.video.height or None) if info.video else None, "bitrate": None}
-    return {"height": rendition.height, "bitrate": rendition.bitrate}
+        return {"height": own, "bitrate": None}
+    return {"height": rendition.height or own, "bitrate": rendition.bitrate}
 
 
 def top_bitrate(track: EncodedTrack) -> int:

@@ -1,4 +1,4 @@
-"""Run all benchmarks, one after the other, each in a process of its own: `make bench`."""
+"""Run all benchmarks but bench_adaptive, which takes hours, one after the other, each in a process of its own: `make bench`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ BENCHMARKS = (
     "bench_feed",
     "bench_chart",
     "bench_webrtc",
-    "bench_adaptive",
 )
 
 

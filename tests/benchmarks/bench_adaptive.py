@@ -3,7 +3,7 @@
 Each run is a real Chromium in one network namespace and a sender in another, with a link between them whose rate, delay and
 loss follow a scenario of tests/link. The content takes 3 Mbit/s at 720p30, so that it fills every link. Needs root, Linux and a browser.
 
-With `tests` on PYTHONPATH, as root: `bench_adaptive.py [--runs N] [--only name,…] [--without-stock] [--receiver chromium|gstreamer]`; five runs of everything take two hours.
+With `tests` on PYTHONPATH, as root: `bench_adaptive.py [--runs N] [--only name,…] [--kinds ours,aiortc] [--receiver chromium|gstreamer]`; five runs of everything take two hours.
 """
 
 from __future__ import annotations
@@ -137,8 +137,10 @@ async def measure(names: list[str], kinds: list[str], runs: int, receiver: str) 
                         found.setdefault(what, []).append(figure)
                 for what, figures in found.items():
                     worst = min(figures) if any(one in what for one in BEST_IS_MOST) else max(figures)
+                    middle = statistics.median(figures)
+                    each = " ".join(f"{one:.3g}" for one in figures)
                     print(
-                        f"{name:12} {kind:7} {what}: median {statistics.median(figures):.3g}, worst {worst:.3g} of {len(figures)}",
+                        f"{name:12} {kind:7} {what}: median {middle:.3g}, worst {worst:.3g} ({each})",
                         flush=True,
                     )
 
@@ -148,13 +150,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=1, help="of each scenario (1)")
     parser.add_argument("--only", default=",".join(FIGURES), help="scenarios, by default all: %(default)s")
-    parser.add_argument("--without-stock", action="store_true", help="ours alone")
+    parser.add_argument("--kinds", default="ours,aiortc", help="who sends, by default both: %(default)s")
     parser.add_argument("--receiver", choices=RECEIVERS, default="chromium")
     options = parser.parse_args()
     names = options.only.split(",")
     if unknown := [name for name in names if name not in FIGURES]:
         parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(FIGURES)}")
-    kinds = ["ours"] if options.without_stock else ["ours", "aiortc"]
+    kinds = options.kinds.split(",")
+    if unknown := set(kinds) - {"ours", "aiortc"}:
+        parser.error(f"ours or aiortc sends, not {', '.join(unknown)}")
     try:
         asyncio.run(measure(names, kinds, options.runs, options.receiver))
     except LinkUnavailableError as error:

@@ -112,13 +112,16 @@ class FlightWindow:
 
     def heard(self, now: float, newest: float | None) -> None:
         """A feedback packet came; `newest`: when the latest of the packets that it told as received was sent."""
-        passed = math.inf if self._heard is None else now - self._heard
-        if passed > MOMENT:  # some receivers send several at once
+        again = self._heard is not None and now - self._heard <= MOMENT  # some receivers send several at once
+        if not again:
             if self._heard is not None:
-                self._intervals.append(passed)
+                self._intervals.append(now - self._heard)
             self._heard = now
         if newest is not None:
-            self._trips.append((now, max(now - newest, 0.0)))
+            trip = max(now - newest, 0.0)
+            if again and self._trips:
+                trip = min(trip, self._trips.pop()[1])
+            self._trips.append((now, trip))
             while self._trips[0][0] < now - TRIP_SECONDS:
                 self._trips.popleft()
 

@@ -114,7 +114,7 @@ def path_change(played: Played) -> Figures:
     }
 
 
-BEST_IS_MOST = ("used", "Jain", "Mbit/s", "% of the link")
+BEST_IS_MOST = ("% of the link", "Jain", "Mbit/s")
 FIGURES: dict[str, Callable[[Played], Figures]] = {
     "step_down": step_down, "step_up": step_up, "random_loss": random_loss, "outage": outage, "long_rtt": long_rtt,
     "beside_tcp": beside_tcp, "two_flows": two_flows, "path_change": path_change, "mobile": path_change, "steady": steady,
@@ -136,7 +136,7 @@ async def measure(names: list[str], kinds: list[str], runs: int, receiver: str) 
                     for what, figure in FIGURES[name](played).items():
                         found.setdefault(what, []).append(figure)
                 for what, figures in found.items():
-                    worst = min(figures) if any(one in what for one in BEST_IS_MOST) else max(figures)
+                    worst = min(figures) if what.startswith(BEST_IS_MOST) else max(figures)
                     middle = statistics.median(figures)
                     each = " ".join(f"{one:.3g}" for one in figures)
                     print(

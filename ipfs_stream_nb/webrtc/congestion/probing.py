@@ -8,7 +8,7 @@ from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult, ProbeCluster
 
 STEP: Final = 2.0
 """How far above the target a burst goes."""
-INTERVAL: Final = 5.0
+INTERVAL: Final = 4.0
 """Seconds between bursts that ask anew."""
 AFTER_DECREASE: Final = 3.0
 ANSWER: Final = 1.0

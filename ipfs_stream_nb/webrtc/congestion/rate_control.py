@@ -16,6 +16,7 @@ import math
 from collections import deque
 from typing import Final, Literal, NamedTuple
 
+from ipfs_stream_nb.webrtc.congestion.queueing import FLATNESS
 from ipfs_stream_nb.webrtc.congestion.trendline import Signal
 
 State = Literal["increase", "hold", "decrease"]
@@ -46,6 +47,8 @@ FAST_GROWTH: Final = 0.2
 CALM: Final = 2.0
 NEAR: Final = 3.0
 """Deviations from the last known capacity."""
+CLOSE: Final = 0.85
+"""Of it: from there on as well, so that after a cut all who share a link rise alike."""
 ABOVE_ARRIVING: Final = 1.5
 HEADROOM: Final = 10_000
 """The estimate rises to that factor of what arrives, plus these bit/s."""
@@ -105,7 +108,7 @@ class RateControl:
         self._updated: float | None = None
         self._drain_since: float | None = None
         self._drain_queue = 0.0
-        self._drain_least = self._drain_rate = 0.0
+        self._drain_least = self._drain_most = self._drain_rate = 0.0
         self._test: tuple[float, float, float] | None = None
         """Since when it competes at less, and what it sent and what arrived before."""
         self._empty_since: float | None = None
@@ -182,7 +185,8 @@ class RateControl:
             self._factor = max(LEAST_DRAIN, 1 - seen.queue / DRAIN)
 
     def _begin_drain(self, now: float, queue: float, rate: float) -> None:
-        self._drain_since, self._drain_queue, self._drain_least, self._drain_rate = now, queue, queue, rate
+        self._drain_since, self._drain_rate = now, rate
+        self._drain_queue = self._drain_least = self._drain_most = queue
 
     def _drain(self, now: float, since: float, seen: Seen) -> None:
         queue, arriving, sending = seen.queue, seen.arriving, seen.sending
@@ -190,11 +194,17 @@ class RateControl:
             self._factor, self._drain_since = 1.0, None
             return
         self._factor = max(LEAST_DRAIN, 1 - queue / DRAIN)
-        self._drain_least = min(self._drain_least, queue)
+        self._drain_least, self._drain_most = min(self._drain_least, queue), max(self._drain_most, queue)
         if now - since < PATIENCE + seen.rtt or not arriving or not sending:
             return
         stays = self._drain_least > max(STANDING, OTHERS_KEEP * self._drain_queue)
-        if stays and arriving < LESS * self._drain_rate and OURS * sending < arriving < sending / OURS:
+        moves = self._drain_most - self._drain_least > FLATNESS  # or the path has become longer
+        if (
+            stays
+            and moves
+            and arriving < LESS * self._drain_rate
+            and OURS * sending < arriving < sending / OURS
+        ):
             self.competing = True
             self._factor, self._drain_since, self._test = 1.0, None, None
             self.estimate = max(self.estimate, min(self._drain_rate * BACKOFF_QUEUED, self._ceiling))
@@ -224,9 +234,11 @@ class RateControl:
         arriving = seen.arriving
         if arriving is not None and self._capacity is not None and self._near(arriving) > NEAR:
             self._capacity = None
-        if self._capacity is not None and self._near(self.estimate) > -NEAR:
+        if self._capacity is not None and (
+            self._near(self.estimate) > -NEAR or self.estimate >= CLOSE * self._capacity
+        ):
             packet = min(self.estimate / FRAME_RATE, PACKET_BITS)
-            self._raise(max(LEAST_ADDITION, packet / (2 * (seen.rtt + PROCESSING))) * passed, arriving)
+            self._raise(max(LEAST_ADDITION, packet / (seen.rtt + PROCESSING)) * passed, arriving)
             return
         calm = seen.queue <= EMPTY and self._empty_since is not None and now - self._empty_since > CALM
         self._raise(self.estimate * ((1 + (FAST_GROWTH if calm else GROWTH)) ** passed - 1), arriving)

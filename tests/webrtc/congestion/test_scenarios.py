@@ -125,14 +125,26 @@ def test_outage():
     assert most_queued(flow.between(15, 20)) <= 0.15
 
 
-def test_longer_path():
-    """A path that becomes 100 ms longer is no queue: the rate comes back within some seconds."""
+@pytest.mark.parametrize("longer", [0.05, 0.1], ids=["by 50 ms", "by 100 ms"])
+def test_longer_path(longer):
+    """A path that becomes longer is no queue, and nobody else's either: the rate comes back within some seconds."""
     clock, link = Clock(), Link([(0, 2 * MBIT)])
     flow = Flow(clock, link)
-    clock.at(12, lambda: link.change_delay(0.125))
+    clock.at(12, lambda: link.change_delay(0.025 + longer))
     clock.run(30)
     assert flow.rate(18, 30) >= 0.8 * 2 * MBIT
+    assert most_queued(flow.between(18, 30)) <= 0.15
     assert flow.estimator.queue_delay < 0.05
+
+
+def test_longer_and_narrower_path():
+    """Another path that is both: its queue is emptied, and not taken for a competitor's that is to be filled."""
+    clock, link = Clock(), Link([(0, 2 * MBIT), (12, MBIT)])
+    flow = Flow(clock, link)
+    clock.at(12, lambda: link.change_delay(0.075))
+    clock.run(30)
+    assert most_queued(flow.between(14, 30)) <= 0.15
+    assert flow.rate(18, 30) >= 0.8 * MBIT
 
 
 def test_small_source():

@@ -11,6 +11,7 @@ from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult
 from ipfs_stream_nb.webrtc.congestion.loss import LossLimit
 from ipfs_stream_nb.webrtc.congestion.probing import ANSWER, INTERVAL, Prober
 from ipfs_stream_nb.webrtc.congestion.queueing import QueueDelay
+from ipfs_stream_nb.webrtc.congestion.rate_control import RateControl, Seen
 from ipfs_stream_nb.webrtc.congestion.throughput import Throughput
 from ipfs_stream_nb.webrtc.congestion.trendline import Trendline
 
@@ -152,3 +153,18 @@ def test_probe_contradiction():
     for index in range(20):
         prober.add(PacketResult(index * 0.005, 9 + index * 0.001, 1240, cluster.number))
     assert prober.result(0.2) is None
+
+
+@pytest.mark.parametrize(("moves", "competes"), [(0.0, False), (0.02, True)], ids=["still", "moving"])
+def test_a_queue_that_stays_is_others_where_it_moves(moves, competes):
+    """A delay that stays to the millisecond while less is sent is a longer path, not a competitor."""
+    control = RateControl(1_000_000, 50_000, 20_000_000)
+    for tick in range(5):
+        control.update(tick / 20, "normal", Seen(1e6, 1e6, 1e6, 0.0, 0.1, False))
+    control.update(0.25, "overuse", Seen(1e6, 1e6, 1e6, 0.06, 0.16, False))
+    for tick in range(6, 86):
+        queue = 0.06 + moves * (tick % 20) / 20
+        control.update(tick / 20, "normal", Seen(6e5, 6e5, 6e5, queue, 0.16, False))
+        if control.competing:
+            break
+    assert control.competing == competes

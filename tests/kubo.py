@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import go_program
 
 SOURCES = Path(__file__).parent / "interop" / "kubo"
+PORTS = 20_000, 32_000
 START_SECONDS = 60
 STOP_SECONDS = 20
 
@@ -29,15 +31,15 @@ def program() -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, no two the same."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports that nobody listens on, no two the same; none of those that a system gives to others who ask for any port, as they may
+    before these are listened on."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found += [port] if port not in found else []
+    return found
 
 
 class Kubo:

@@ -47,8 +47,6 @@ FAST_GROWTH: Final = 0.2
 CALM: Final = 2.0
 NEAR: Final = 3.0
 """Deviations from the last known capacity."""
-CLOSE: Final = 0.85
-"""Of it: from there on as well, so that after a cut all who share a link rise alike."""
 ABOVE_ARRIVING: Final = 1.5
 HEADROOM: Final = 10_000
 """The estimate rises to that factor of what arrives, plus these bit/s."""
@@ -234,11 +232,9 @@ class RateControl:
         arriving = seen.arriving
         if arriving is not None and self._capacity is not None and self._near(arriving) > NEAR:
             self._capacity = None
-        if self._capacity is not None and (
-            self._near(self.estimate) > -NEAR or self.estimate >= CLOSE * self._capacity
-        ):
+        if self._capacity is not None and self._near(self.estimate) > -NEAR:
             packet = min(self.estimate / FRAME_RATE, PACKET_BITS)
-            self._raise(max(LEAST_ADDITION, packet / (seen.rtt + PROCESSING)) * passed, arriving)
+            self._raise(max(LEAST_ADDITION, packet / (2 * (seen.rtt + PROCESSING))) * passed, arriving)
             return
         calm = seen.queue <= EMPTY and self._empty_since is not None and now - self._empty_since > CALM
         self._raise(self.estimate * ((1 + (FAST_GROWTH if calm else GROWTH)) ** passed - 1), arriving)

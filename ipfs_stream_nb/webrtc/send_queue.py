@@ -98,24 +98,24 @@ class FlightWindow:
     """How much may be on its way without being heard of: it shows a link that became narrow before a delay is told of."""
 
     def __init__(self) -> None:
-        self._heard: float | None = None
-        self._intervals: deque[float] = deque(maxlen=FEEDBACKS)
-        self._trips: deque[tuple[float, float]] = deque()
-        """Round trips of the last TRIP_SECONDS, with their times."""
+        self.round_trip = math.inf
+        """Seconds, with the time that feedback takes to be made: the least of the last TRIP_SECONDS. inf: unknown."""
         self.sent_at = 0.0
         """When the latest packet that may be held was sent."""
-
-    @property
-    def round_trip(self) -> float:
-        """Seconds, with the time that feedback takes to be made: the least of late. inf: unknown."""
-        return min((trip for _, trip in self._trips), default=math.inf)
+        self._heard = -math.inf
+        self._intervals: deque[float] = deque(maxlen=FEEDBACKS)
+        self._trips: deque[tuple[float, float]] = deque()
+        """Round trips, with their times."""
+        self._seconds = math.inf
+        """Of a rate, that may be on its way; reckoned with each feedback, as it is asked for with each packet."""
 
     def heard(self, now: float, newest: float | None) -> None:
         """A feedback packet came; `newest`: when the latest of the packets that it told as received was sent."""
-        again = self._heard is not None and now - self._heard <= MOMENT  # some receivers send several at once
+        passed = now - self._heard
+        again = passed <= MOMENT  # some receivers send several at once
         if not again:
-            if self._heard is not None:
-                self._intervals.append(now - self._heard)
+            if math.isfinite(passed):
+                self._intervals.append(passed)
             self._heard = now
         if newest is not None:
             trip = max(now - newest, 0.0)
@@ -124,17 +124,17 @@ class FlightWindow:
             self._trips.append((now, trip))
             while self._trips[0][0] < now - TRIP_SECONDS:
                 self._trips.popleft()
+            self.round_trip = min(trip for _, trip in self._trips)
+        if self._intervals:
+            self._seconds = self.round_trip + max(self._intervals) + WINDOW_SECONDS
 
     def is_full(self, in_flight: int, rate: float, now: float) -> bool:
         """Whether more than `in_flight` bytes would stand in a queue, at a rate in bit/s. Where feedback is overdue, now and then a
         packet is let go all the same: none may be told of unless some are sent."""
-        if self._heard is None or not self._intervals or now - self._heard > HELD_SECONDS:
+        silent = now - self._heard
+        if in_flight <= max(rate * self._seconds / 8, MIN_QUEUE_BYTES) or silent > HELD_SECONDS:
             return False
-        seconds = self.round_trip + max(self._intervals) + WINDOW_SECONDS
-        if in_flight <= max(rate * seconds / 8, MIN_QUEUE_BYTES):
-            return False
-        overdue = now - self._heard > seconds
-        return not (overdue and now - self.sent_at >= LET_GO_SECONDS)
+        return not (silent > self._seconds and now - self.sent_at >= LET_GO_SECONDS)
 
 
 class RetransmissionBudget:

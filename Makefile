@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help lab test check unit notebooks browser peers bench bench-adaptive clean
 
 help: ## list what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 lab: $(VENV)/lab ## set up and open the quickstart notebook in JupyterLab
 	@sh scripts/lab.sh $(BIN)

@@ -291,7 +291,7 @@ def test_pause_and_resume(run: Any, relay: Relay, client: ipfs.Client) -> None:
         """const states = [], readies = []; let going;
         m.limits.unsent = 1 << 18;
         const started = new Promise((done) => (going = done));
-        const up = m.upload(base, pattern(6 << 20, 10), {...access, onState: (x) => states.push(x),
+        const up = m.upload(base, pattern(32 << 20, 10), {...access, onState: (x) => states.push(x),
             onReady: (x) => readies.push(x.offset), onProgress: ({bytes}) => bytes && going()});
         await started; up.pause();
         await new Promise((done) => setTimeout(done, 400));
@@ -301,7 +301,7 @@ def test_pause_and_resume(run: Any, relay: Relay, client: ipfs.Client) -> None:
         up.resume();
         return [(await up).cid, quiet, readies, states];"""
     )
-    assert got[0] == str(client.add(pattern(6 * MIB, 10), pin=False).cid)
+    assert got[0] == str(client.add(pattern(32 * MIB, 10), pin=False).cid)
     assert got[1] == "paused"
     assert got[2][0] == 0
     assert got[2][1] > 0
@@ -315,7 +315,8 @@ def test_cancel_leaves_nothing(run: Any, page: Page, client: ipfs.Client, when: 
         """const when = args[0], stop = new AbortController(); let id = null, going;
         m.limits.unsent = 1 << 18;
         const started = new Promise((done) => (going = done));
-        const up = m.upload(base, pattern(6 << 20, 11), {...access, signal: stop.signal,
+        const part = pattern(8 << 20, 11), file = new File([part, part, part, part, part, part], 'more than sockets hold');
+        const up = m.upload(base, file, {...access, signal: stop.signal,
             onReady: (x) => (id = x.uploadId), onProgress: ({bytes}) => bytes && going()});
         if (when !== 'at once') await started;
         if (when === 'paused') { up.pause(); await new Promise((done) => setTimeout(done, 300)); }

@@ -37,11 +37,17 @@ window.clicks = []; // when each click of the sound was handed on to be played (
 window.player = new m.WebRTCPlayer({ base, token: null, element: video });
 const canvas = Object.assign(document.createElement('canvas'), { width: WIDTH, height: HEIGHT });
 const context = canvas.getContext('2d', { willReadFrequently: true });
-const look = (now, { expectedDisplayTime }) => {
-  context.drawImage(video, 0, 0, WIDTH, HEIGHT);
-  const pixels = context.getImageData(0, 0, WIDTH, HEIGHT).data;
-  shown.push([expectedDisplayTime, pixels.filter((_, at) => at % 4 === 1)]);
+const look = (now, { expectedDisplayTime, mediaTime }) => {
   video.requestVideoFrameCallback(look);
+  if (video.readyState < video.HAVE_CURRENT_DATA) return; // the first may be told of before the element is ready
+  const picture = new VideoFrame(video);
+  // a page that comes late finds the next picture in the element, and may be called once more for that one
+  if (Math.abs(picture.timestamp / 1e6 - mediaTime) < 1e-3) {
+    context.drawImage(picture, 0, 0, WIDTH, HEIGHT);
+    const pixels = context.getImageData(0, 0, WIDTH, HEIGHT).data;
+    shown.push([expectedDisplayTime, pixels.filter((_, at) => at % 4 === 1)]);
+  }
+  picture.close();
 };
 video.requestVideoFrameCallback(look);
 window.listen = async () => {

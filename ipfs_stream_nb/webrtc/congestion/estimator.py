@@ -161,7 +161,7 @@ class BandwidthEstimator:
         seen = Seen(arriving, self._arrived.short_bitrate, self._sent.bitrate, queue, self.rtt + queue, lost)
         control.update(now, signal, seen)
         if control.state == "decrease" and control.estimate < before:
-            self._prober.wait(now, AFTER_DECREASE)
+            self._prober.fell(now, before)
         self.state, self.reason = control.state, "competition" if control.competing else "delay"
         if control.state == "increase" and control.estimate == before and before < self._ceiling:
             self.state, self.reason = "hold", "application"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult, ProbeCluster
@@ -11,6 +12,14 @@ STEP: Final = 2.0
 INTERVAL: Final = 4.0
 """Seconds between bursts that ask anew."""
 AFTER_DECREASE: Final = 3.0
+"""Seconds without one after a cut, but for one that looks whether what was there before is there again: another's
+burst takes from what arrives of ours for a moment, and who has least would lose most at each (libwebrtc does so too)."""
+DROP: Final = 0.7
+"""Share of the rate before a cut below which that is looked for, once,"""
+RECOVERY: Final = 0.85
+"""the share of it that the burst has,"""
+RECENT: Final = 5.0
+"""and the seconds after which it is not worth it."""
 ANSWER: Final = 1.0
 """Seconds in which a burst is answered, or never."""
 SHORTEST: Final = 0.03
@@ -46,6 +55,14 @@ class Prober:
         self._between: list[tuple[float, float, int]] = []
         self._bytes = self._arrived = 0
         self._due: float | None = None
+        self._fell: tuple[float, float] | None = None
+        """When, and from which rate."""
+
+    def fell(self, now: float, bitrate: float) -> None:
+        """The estimate was cut, from `bitrate`."""
+        self.wait(now, AFTER_DECREASE)
+        if self._fell is None or now - self._fell[0] > AFTER_DECREASE or bitrate > self._fell[1]:
+            self._fell = (now, bitrate)
 
     def wait(self, now: float, seconds: float) -> None:
         """No burst for that long."""
@@ -58,16 +75,20 @@ class Prober:
             if now - self._asked < ANSWER:
                 return None
             self.wait(now, INTERVAL)
+        (when, before), self._fell = self._fell or (-math.inf, 0.0), None
+        if 0 <= now - when < RECENT and target < DROP * before:
+            return self._begin(now, RECOVERY * before, jitter)
         if self._due is not None and now < self._due:
             return None
-        bitrate = int(min(STEP * target, most))
-        if bitrate <= target * 1.1:
-            return None
+        bitrate = min(STEP * target, most)
+        return None if bitrate <= target * 1.1 else self._begin(now, bitrate, jitter)
+
+    def _begin(self, now: float, bitrate: float, jitter: float) -> ProbeCluster:
         self._number += 1
         self._asked = now
         self._sent, self._between, self._bytes, self._arrived = [], [], 0, 0
         seconds = min(max(SHORTEST, JITTERS * jitter, PACKETS * PACKET_BITS / bitrate), LONGEST)
-        self._cluster = ProbeCluster(self._number, bitrate, seconds)
+        self._cluster = ProbeCluster(self._number, int(bitrate), seconds)
         return self._cluster
 
     def add(self, result: PacketResult) -> None:

@@ -145,6 +145,20 @@ def test_probe_at_the_ceiling():
     assert Prober().wanted(0, 1e6, 1.05e6, 0.0) is None
 
 
+@pytest.mark.parametrize(
+    ("left", "after", "asked"), [(0.5e6, 0.3, 850_000), (0.8e6, 0.3, None), (0.5e6, 6.0, 1_000_000)]
+)
+def test_probe_after_a_cut(left, after, asked):
+    """Once after a deep cut 0.85 of the rate before it is looked for at once; later, or where less was lost, as ever."""
+    prober = Prober()
+    prober.fell(10, 0.9e6)
+    prober.fell(10.1, 1e6)
+    prober.fell(10.2, 0.6e6)
+    cluster = prober.wanted(10.1 + after, left, 20e6, 0.0)
+    assert (cluster and cluster.bitrate) == asked
+    assert prober.wanted(10.1 + after + ANSWER + 0.1, left, 20e6, 0.0) is None
+
+
 def test_probe_contradiction():
     """A burst that arrives much faster than it was sent was bundled, and says nothing."""
     prober = Prober()

@@ -104,15 +104,16 @@ def test_after_tcp(queue):
     assert most_queued(flow.between(45, 60)) <= 0.15
 
 
-@pytest.mark.parametrize("later", [0.0137, 15], ids=["together", "one later"])
-def test_two_of_ours(later):
+@pytest.mark.parametrize("source", [{}, {"lag": 0.3, "keyframes": 4.0}], ids=["", "key frames"])
+@pytest.mark.parametrize("later", [0.0137, 0.4, 15], ids=["together", "a little later", "one later"])
+def test_two_of_ours(later, source):
     """Two flows share evenly (Jain's index), and fill the link."""
-    clock, link = Clock(), Link([(0, 2 * MBIT)])
-    flows = [Flow(clock, link), Flow(clock, link, begin=later, seed=2)]
+    clock, link = Clock(), Link([(0, 3 * MBIT)])
+    flows = [Flow(clock, link, **source), Flow(clock, link, begin=later, seed=2, **source)]
     clock.run(60)
     one, other = (each.rate(25, 60) for each in flows)
     assert (one + other) ** 2 / (2 * (one**2 + other**2)) >= 0.9
-    assert one + other >= 0.8 * 2 * MBIT
+    assert one + other >= 0.8 * 3 * MBIT
 
 
 def test_outage():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 
@@ -39,6 +41,18 @@ LEAST_SHARE: Final = 0.5
 """Of the estimate that is encoded at the least, while the pacer's queue is emptied."""
 
 
+@dataclass
+class _Look:
+    """What the last look at a video showed."""
+
+    behind: float
+    """Seconds by which it had fallen behind."""
+    whole_since: float
+    """When the content began to go out as it is with no frame left out; `time.monotonic`."""
+    left_out: int = 0
+    """Frames, since its beginning."""
+
+
 class SendRate:
     """Follows a peer's connection. `run` goes on until it is cancelled; then `close`."""
 
@@ -52,10 +66,7 @@ class SendRate:
         self._began = time.monotonic()
         self._playout = PlayoutDelay()
         self._silent = False
-        self._behind: dict[str, float] = {}
-        """Seconds by which videos had fallen behind at the last look, by track id."""
-        self._whole: dict[str, tuple[int, float]] = {}
-        """By track id: frames that were left out, and since when the content has gone out as it is with none left out."""
+        self._looks: WeakKeyDictionary[SentTrack, _Look] = WeakKeyDictionary()
         self._reports = 0
         self._rembs = 0
 
@@ -133,11 +144,11 @@ class SendRate:
             for bitrate in (self.estimator.capacity, self.estimator.target)
         )
         for sent, controller in videos:
-            left_out = self._measure(sent, controller)
             playback = sent.content.playback
             restarts, behind = playback.restarts, playback.seconds_behind
-            lag = behind - self._behind.get(sent.track.id, behind)
-            self._behind[sent.track.id] = behind
+            look = self._looks.setdefault(sent, _Look(behind, time.monotonic()))
+            left_out, lag = self._measure(sent, controller, look), behind - look.behind
+            look.behind = behind
             if returned:
                 controller.forget()
             controller.add_sample(
@@ -158,21 +169,16 @@ class SendRate:
             if playback.restarts != restarts and sent.transceiver is not None:
                 self.transport.drop_video(sent.transceiver.sender._ssrc)  # noqa: SLF001  # aiortc tells it nowhere
 
-    def _measure(self, sent: SentTrack, controller: AdaptiveBitrateController) -> int:
+    def _measure(self, sent: SentTrack, controller: AdaptiveBitrateController, look: _Look) -> int:
         """Tell how much the content takes as it is: of a second in which all of it went out. How many frames were left out since
         the last time."""
         now, stats = time.monotonic(), sent.track.get_stats()
-        dropped, since = self._whole.get(sent.track.id, (0, now))
-        if (
-            not controller.at_source
-            or stats["frames_dropped"] != dropped
-            or self.transport.queue_seconds > QUEUE
-        ):
-            since = now
-        self._whole[sent.track.id] = stats["frames_dropped"], since
-        if now - since > BITRATE_SECONDS:
+        left_out: int = stats["frames_dropped"] - look.left_out
+        look.left_out = stats["frames_dropped"]
+        if left_out or not controller.at_source or self.transport.queue_seconds > QUEUE:
+            look.whole_since = now
+        if now - look.whole_since > BITRATE_SECONDS:
             controller.measured(stats["bitrate"])
-        left_out: int = stats["frames_dropped"] - dropped
         return left_out
 
     def stats(self) -> dict[str, Any]:

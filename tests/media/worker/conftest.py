@@ -29,8 +29,12 @@ async def node(tmp_path):
 @pytest.fixture
 async def make_pool(node):
     """Pools with limits; when they are closed there are no more processes, open files or tasks than before."""
-    before = _left()
+    children, files, tasks = _left()
     pools = []
+
+    def clean():
+        now = _left()
+        return now[0] <= children and len(now[1]) <= len(files) and now[2] <= tasks
 
     def make(**limits):
         pools.append(WorkerPool(replace(LIMITS, **limits)))
@@ -40,9 +44,9 @@ async def make_pool(node):
     for pool in pools:
         await pool.close()
     try:
-        await wait_until(lambda: _left() == before)
+        await wait_until(clean)
     except TimeoutError:
-        assert _left() == before
+        assert _left() == (children, files, tasks)
 
 
 @pytest.fixture

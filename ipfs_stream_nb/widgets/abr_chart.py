@@ -29,7 +29,7 @@ from ipfs_stream_nb.widgets.abr_samples import (
     rows_of,
     to_columns,
 )
-from ipfs_stream_nb.widgets.modules import join_modules
+from ipfs_stream_nb.widgets.modules import join_modules, themed
 from ipfs_stream_nb.widgets.player import Player
 from ipfs_stream_nb.widgets.strict import StrictWidget
 
@@ -72,7 +72,7 @@ class AbrChart(StrictWidget):
     """
 
     _esm = _uplot("uPlot.iife.js") + "\n" + join_modules(_STATIC / "abr-chart.js")
-    _css = _uplot("uPlot.min.css") + "\n" + (_STATIC / "abr-chart.css").read_text("utf-8")
+    _css = _uplot("uPlot.min.css") + "\n" + themed(_STATIC / "abr-chart.css")
 
     seconds = t.Float(60.0, help="of the window that is shown").tag(sync=True)
     paused = t.Bool(False).tag(sync=True)

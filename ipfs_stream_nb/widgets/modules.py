@@ -1,4 +1,4 @@
-"""One ES module out of several: a front end takes a widget's JavaScript as a single text."""
+"""One ES module out of several, and one style sheet: a front end takes a widget's JavaScript and its CSS as single texts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def join_modules(entry: Path) -> str:
     scopes: dict[str, str] = {}
     body = _resolved(entry, scopes)
     return "".join(scopes.values()) + body
+
+
+def themed(sheet: Path) -> str:
+    """A widget's style sheet after what all widgets have, theme.css of the same folder."""
+    return (sheet.parent / "theme.css").read_text("utf-8") + sheet.read_text("utf-8")
 
 
 def _resolved(path: Path, scopes: dict[str, str]) -> str:

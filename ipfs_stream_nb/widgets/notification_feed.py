@@ -25,7 +25,7 @@ from ipfs_stream_nb.widgets.feed_events import (
     read_types,
     table,
 )
-from ipfs_stream_nb.widgets.modules import join_modules
+from ipfs_stream_nb.widgets.modules import join_modules, themed
 from ipfs_stream_nb.widgets.strict import StrictWidget
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class NotificationFeed(StrictWidget):
     """
 
     _esm = join_modules(_STATIC / "feed.js")
-    _css = _STATIC / "feed.css"
+    _css = themed(_STATIC / "feed.css")
 
     types = t.List(t.Unicode(), read_only=True).tag(sync=True)
     filters = t.Dict(read_only=True).tag(sync=True)

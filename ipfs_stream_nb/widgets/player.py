@@ -21,7 +21,7 @@ from ipfs_stream_nb.clients.results import hinted
 from ipfs_stream_nb.content.resolver import parse_path
 from ipfs_stream_nb.display import size_text
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError, IsDirectoryError
-from ipfs_stream_nb.widgets.modules import join_modules
+from ipfs_stream_nb.widgets.modules import join_modules, themed
 from ipfs_stream_nb.widgets.poster import make_poster
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Player(anywidget.AnyWidget):
     """
 
     _esm = join_modules(_STATIC / "player.js")
-    _css = _STATIC / "player.css"
+    _css = themed(_STATIC / "player.css")
 
     path = t.Unicode(read_only=True, help="<cid>[/name…]").tag(sync=True)
     mime_type = t.Unicode(read_only=True).tag(sync=True)

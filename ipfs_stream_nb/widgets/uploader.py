@@ -16,7 +16,7 @@ from ipfs_stream_nb.content.importer import get_profile
 from ipfs_stream_nb.display import a_kind
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError
 from ipfs_stream_nb.security.access import Action
-from ipfs_stream_nb.widgets.modules import join_modules
+from ipfs_stream_nb.widgets.modules import join_modules, themed
 from ipfs_stream_nb.widgets.strict import StrictWidget
 from ipfs_stream_nb.widgets.uploads import Upload, Uploads, read_upload
 
@@ -54,7 +54,7 @@ class Uploader(StrictWidget):
     """
 
     _esm = join_modules(_STATIC / "uploader.js")
-    _css = _STATIC / "uploader.css"
+    _css = themed(_STATIC / "uploader.css")
 
     multiple = t.Bool(True).tag(sync=True)
     pin = t.Bool(True).tag(sync=True)

@@ -41,12 +41,10 @@ ONE_OF_EACH: list[tuple[str, dict[str, Any]]] = [
     ("content_removed", {"cid": CID}),
 ]
 
-SHOW = """async ([module, state, views]) => {
+SHOW = """async ([module, css, state, views]) => {
   const {default: widget, limits: timing} = await import(module);
   Object.assign(timing, window.timing);
-  const link = Object.assign(document.createElement('link'), {rel: 'stylesheet', href: 'feed.css'});
-  document.head.append(link);
-  await new Promise((done) => (link.onload = done));
+  document.head.append(Object.assign(document.createElement('style'), {textContent: css}));
   const model = new Model(state);
   window.kernel = async (model, message) => {
     for (const {method, content} of await window.python(message)) if (method === 'custom') model.message(content);
@@ -148,7 +146,7 @@ class Notebook:
             self.make(**options)
         traits = {name: self.feed.get_state()[name] for name in self.feed.keys if name[0] != "_"}
         (self.harness.folder / "joined.mjs").write_text(self.feed._esm)
-        self.page.evaluate(SHOW, [f"{self.harness.url}ipfs/joined.mjs", traits, views])
+        self.page.evaluate(SHOW, [f"{self.harness.url}ipfs/joined.mjs", self.feed._css, traits, views])
         expect(self.root).to_have_attribute("data-state", state)
         return self.feed
 

@@ -369,7 +369,7 @@ def test_refusals_are_explained(  # noqa: PLR0917 - fixtures and parameters
 
 def test_the_first_refusal_counts_when_the_kernel_has_nothing_better(page: Page, harness: Harness) -> None:
     """No cookie and no kernel: the user reads that access was refused, not that the kernel is silent."""
-    page.evaluate("limits.kernelTimeout = 300")
+    page.evaluate("waits.kernelTimeout = 300")
     harness.fail_with = 403
     player = show(page)
     wait_for_state(page, "error")
@@ -378,7 +378,7 @@ def test_the_first_refusal_counts_when_the_kernel_has_nothing_better(page: Page,
 
 def test_a_silent_kernel_is_named(page: Page, harness: Harness, shoot) -> None:
     """While the kernel is busy the player says so, and gives up with a reason and a way to try again."""
-    page.evaluate("Object.assign(limits, {kernelTimeout: 1500, patience: 200})")
+    page.evaluate("waits.kernelTimeout = 1500; limits.patience = 200")
     player = show(page, same_origin=False)
     expect(player.locator(".ipfs-player-toast")).to_have_text("Waiting for the kernel…")
     shoot(player, "waiting")

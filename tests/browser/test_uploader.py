@@ -25,11 +25,9 @@ pytestmark = pytest.mark.browser
 MIB = 1 << 20
 TOO_LARGE = 24 * MIB
 
-SHOW = """async ([module, state, views]) => {
+SHOW = """async ([module, css, state, views]) => {
   const {default: widget} = await import(module);
-  const link = Object.assign(document.createElement('link'), {rel: 'stylesheet', href: 'uploader.css'});
-  document.head.append(link);
-  await new Promise((done) => (link.onload = done));
+  document.head.append(Object.assign(document.createElement('style'), {textContent: css}));
   const model = new Model(state);
   window.kernel = async (model, message) => {
     if (window.kernelIsBusy) return;
@@ -104,7 +102,7 @@ class Notebook:
         state = {name: self.uploader.get_state()[name] for name in self.uploader.keys if name[0] != "_"}
         state = json.loads(json.dumps(state, default=str))
         (self.harness.folder / "joined.mjs").write_text(self.uploader._esm)
-        self.page.evaluate(SHOW, [f"{self.harness.url}ipfs/joined.mjs", state, views])
+        self.page.evaluate(SHOW, [f"{self.harness.url}ipfs/joined.mjs", self.uploader._css, state, views])
         return self.uploader
 
     def _kernel(self, message: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import { icon as drawn } from "./page.js";
 export const limits = {
   reportEvery: 250, // ms between two reports of the time
   patience: 3000, // ms until a wait is explained to the user
-  kernelTimeout: 30000, // ms that a question to the kernel may stay open
   attempts: 3, // reloads in a row without anything played in between
   idle: 2500, // ms without a pointer until the controls fade
   narrow: 420, // px of width under which the controls that can be missed go

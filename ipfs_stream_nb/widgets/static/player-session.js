@@ -1,14 +1,13 @@
 // What a player has, whatever shows it: the model and the kernel behind it, the views, and who of them may speak.
 import { pageBaseUrl } from "./page.js";
-import { limits } from "./player-parts.js";
 import { PlayerSamples } from "./player-samples.js";
+import { Questions } from "./server-link.js";
 
 const KINDS = ["video", "audio"];
 
 export class Session {
   views = new Set();
   leader = null;
-  questions = new Map();
   reporting = false;
   done = 0; // the last command that was carried out
   token = null; // promise of a URL that carries a capability token
@@ -22,6 +21,7 @@ export class Session {
 
   initialize(model) {
     this.model = model;
+    this.questions = new Questions(model);
     const heard = [];
     const on = (event, callback) => {
       model.on(event, callback);
@@ -36,6 +36,7 @@ export class Session {
     const samples = new PlayerSamples(this);
     return () => {
       samples.close();
+      this.questions.close();
       heard.forEach(([event, callback]) => model.off(event, callback));
     };
   }
@@ -93,9 +94,7 @@ export class Session {
   }
 
   receive(message) {
-    if ("request" in message) {
-      this.questions.get(message.request)?.(message);
-    } else if (this.leader && ["play", "pause", "seek"].includes(message.type)) {
+    if (this.leader && ["play", "pause", "seek"].includes(message.type)) {
       // The kernel repeats what was not yet acknowledged when a view says that it is ready.
       if (message.id > this.done) this.leader[message.type](message.time);
       this.done = Math.max(this.done, message.id);
@@ -103,27 +102,10 @@ export class Session {
     }
   }
 
-  // Ask the kernel; it may be busy with a cell for long, hence a time limit that is long as well.
-  ask(event) {
-    const request = `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
-    return new Promise((resolve, reject) => {
-      const done = (settle, value) => {
-        clearTimeout(timer);
-        this.questions.delete(request);
-        settle(value);
-      };
-      const timer = setTimeout(() => done(reject, new Error("the kernel did not answer")), limits.kernelTimeout);
-      this.questions.set(request, (answer) =>
-        answer.error ? done(reject, new Error(answer.error)) : done(resolve, answer),
-      );
-      this.send({ event, request });
-    });
-  }
-
   // Once; a kernel that is busy, or not there, tells nothing.
   async learnHeight() {
     if (this.model.get("kind") !== "video") return;
-    this.asked ??= this.ask("height").then(({ height }) => height, () => 0);
+    this.asked ??= this.questions.ask("height").then(({ height }) => height, () => 0);
     this.height = (await this.asked) || 0;
     this.views.forEach((view) => view.offerLevels());
   }
@@ -153,7 +135,7 @@ export class Session {
   async url() {
     const base = this.base;
     if (base) return new URL(`ipfs/${this.model.get("path").split("/").map(encodeURIComponent).join("/")}`, base).href;
-    this.token ??= this.ask("url");
+    this.token ??= this.questions.ask("url");
     try {
       const answer = await this.token;
       const own = this.model.get("same_origin") && document.getElementById("jupyter-config-data");

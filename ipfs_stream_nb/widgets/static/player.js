@@ -351,7 +351,7 @@ class View {
     this.setState("error");
     if (reason !== "unsupported" && reason !== "decode") return;
     const generation = this.generation;
-    const codecs = await this.session.ask("codecs").then((a) => a.text, () => "");
+    const codecs = await this.session.questions.ask("codecs").then((a) => a.text, () => "");
     if (codecs && generation === this.generation) show(`${codecs} (${mime})`);
   }
 

@@ -6,15 +6,43 @@ export const limits = {
   renewBefore: 30_000, // ms before its end at which a token is not used any more
 };
 
+// What a widget asks its kernel, by {event, request}; the kernel answers with the same request, or with an error in words.
+export class Questions {
+  open = new Map();
+
+  constructor(model) {
+    this.model = model;
+    this.receive = (message) => message && this.open.get(message.request)?.(message);
+    model.on("msg:custom", this.receive);
+  }
+
+  ask(event) {
+    const request = uid();
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => this.open.get(request)({ error: "the kernel did not answer; it may be busy" }), limits.kernelTimeout);
+      this.open.set(request, (answer) => {
+        clearTimeout(timer);
+        this.open.delete(request);
+        if (answer.error) reject(new Error(answer.error));
+        else resolve(answer);
+      });
+      this.model.send({ event, request });
+    });
+  }
+
+  close() {
+    this.model.off("msg:custom", this.receive);
+    for (const answer of [...this.open.values()]) answer({ error: "the widget is closed" });
+  }
+}
+
 export class Link {
-  questions = new Map();
   cookieFailed = false;
   token = null; // promise of {token, expires, url}
 
   constructor(model) {
     this.model = model;
-    this.receive = (message) => message && this.questions.get(message.request)?.(message);
-    model.on("msg:custom", this.receive);
+    this.questions = new Questions(model);
   }
 
   get ownBase() {
@@ -37,26 +65,11 @@ export class Link {
 
   async grant() {
     const old = await this.token?.catch(() => null);
-    if (!old || old.expires * 1000 < Date.now() + limits.renewBefore) this.token = this.ask("token");
+    if (!old || old.expires * 1000 < Date.now() + limits.renewBefore) this.token = this.questions.ask("token");
     return this.token;
   }
 
-  ask(event) {
-    const request = uid();
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.questions.get(request)({ error: "the kernel did not answer; it may be busy" }), limits.kernelTimeout);
-      this.questions.set(request, (answer) => {
-        clearTimeout(timer);
-        this.questions.delete(request);
-        if (answer.error) reject(new Error(answer.error));
-        else resolve(answer);
-      });
-      this.model.send({ event, request });
-    });
-  }
-
   close() {
-    this.model.off("msg:custom", this.receive);
-    for (const answer of [...this.questions.values()]) answer({ error: "the widget is closed" });
+    this.questions.close();
   }
 }

@@ -45,6 +45,20 @@ ANSWER = """async (sdp) => {
 DECODED = """async () => [...(await pc.getStats()).values()].filter((one) => one.type === 'inbound-rtp')
   .map((one) => [one.kind, one.packetsLost, one.framesDecoded, one.freezeCount, one.retransmittedPacketsReceived])"""
 
+KEPT = """async (least) => { // seconds that pictures of the last while were kept before they were shown, once that is enough
+  const look = async () => {
+    const video = [...(await pc.getStats()).values()].find((one) => one.type === 'inbound-rtp' && one.kind === 'video');
+    return [video.jitterBufferDelay, video.jitterBufferEmittedCount];
+  };
+  for (let [delay, count] = await look(); ;) {
+    await new Promise((done) => setTimeout(done, 500));
+    const [later, more] = await look();
+    const kept = (later - delay) / (more - count);
+    if (kept >= least) return kept;
+    [delay, count] = [later, more];
+  }
+}"""
+
 
 class Sender:
     """A peer in a loop of its own, in a thread, since the browser's driver has the test's."""
@@ -123,3 +137,13 @@ def test_a_browser_tells_of_each_packet(page: Page, sender: Sender) -> None:
     assert streams["video"][2] > 30
     assert sender.watch.bandwidth_estimate is None
     print(f"feedback every {median(gaps) * 1000:.0f} ms, at most {max(gaps) * 1000:.0f} ms; {streams}")
+
+
+def test_a_browser_keeps_pictures_as_long_as_it_is_asked(page: Page, sender: Sender) -> None:
+    """The header extension playout-delay: no longer than it must be before it is asked, 0.4 s and not for ever afterwards."""
+    sender.run(sender.answer(page.evaluate(ANSWER, sender.run(sender.offer()))))
+    assert sender.enough.wait(20)
+    assert page.evaluate(KEPT, 0) < 0.2
+    sender.controller.stamper.playout_delay = 0.4
+    assert 0.3 <= page.evaluate(KEPT, 0.3) < 1
+    page.evaluate("() => pc.close()")

@@ -33,6 +33,9 @@ FLAGS = [
     "--autoplay-policy=document-user-activation-required",  # what people's browsers do, and headless ones do not
     "--allow-loopback-in-peer-connection",
 ]
+WAIT = 60_000
+EXPECT = 15_000
+"""ms that a page and an element may take: twice and three times Playwright's own, for machines that are busy with other things."""
 ARTEFACTS = Path(__file__).parents[2] / "test-artefacts"
 
 
@@ -48,6 +51,7 @@ def find_browser(own: str) -> str | None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[sync_api.Browser]:
     """One browser process for all tests of a run."""
+    sync_api.expect.set_options(timeout=EXPECT)
     with sync_api.sync_playwright() as playwright:
         path = find_browser(playwright.chromium.executable_path)
         if path is None:
@@ -61,6 +65,7 @@ def browser() -> Iterator[sync_api.Browser]:
 def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     """An empty page in a context of its own; an error that no code caught in it fails the test."""
     context = browser.new_context(viewport={"width": 1100, "height": 800})
+    context.set_default_timeout(WAIT)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

@@ -13,13 +13,14 @@ INTERVAL: Final = 4.0
 """Seconds between bursts that ask anew."""
 AFTER_DECREASE: Final = 3.0
 """Seconds without one after a cut, but for one that looks whether what was there before is there again: another's
-burst takes from what arrives of ours for a moment, and who has least would lose most at each (libwebrtc does so too)."""
+burst takes from what arrives of ours for a moment, and who has least would lose most at each (libwebrtc looks too)."""
 DROP: Final = 0.7
 """Share of the rate before a cut below which that is looked for, once,"""
 RECOVERY: Final = 0.85
 """the share of it that the burst has,"""
+SETTLED: Final = 1.0
 RECENT: Final = 5.0
-"""and the seconds after which it is not worth it."""
+"""and the seconds from which on, so that a picture that stands still comes first, and from which on no longer."""
 ANSWER: Final = 1.0
 """Seconds in which a burst is answered, or never."""
 SHORTEST: Final = 0.03
@@ -75,19 +76,23 @@ class Prober:
             if now - self._asked < ANSWER:
                 return None
             self.wait(now, INTERVAL)
-        (when, before), self._fell = self._fell or (-math.inf, 0.0), None
-        if 0 <= now - when < RECENT and target < DROP * before:
-            return self._begin(now, RECOVERY * before, jitter)
+        if self._fell is not None and now - self._fell[0] >= SETTLED:
+            (when, before), self._fell = self._fell, None
+            if now - when < RECENT and target < DROP * before:
+                return self._begin(now, RECOVERY * before, 0.0)  # short: the link may be narrow now
         if self._due is not None and now < self._due:
             return None
         bitrate = min(STEP * target, most)
-        return None if bitrate <= target * 1.1 else self._begin(now, bitrate, jitter)
+        if bitrate <= target * 1.1:
+            return None
+        return self._begin(now, bitrate, max(SHORTEST, JITTERS * jitter))
 
-    def _begin(self, now: float, bitrate: float, jitter: float) -> ProbeCluster:
+    def _begin(self, now: float, bitrate: float, shortest: float) -> ProbeCluster:
+        """One of at least so many seconds."""
         self._number += 1
         self._asked = now
         self._sent, self._between, self._bytes, self._arrived = [], [], 0, 0
-        seconds = min(max(SHORTEST, JITTERS * jitter, PACKETS * PACKET_BITS / bitrate), LONGEST)
+        seconds = min(max(shortest, PACKETS * PACKET_BITS / bitrate), LONGEST)
         self._cluster = ProbeCluster(self._number, int(bitrate), seconds)
         return self._cluster
 

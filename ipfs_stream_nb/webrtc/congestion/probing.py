@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult, ProbeCluster

@@ -44,6 +44,8 @@ LEAST: Final = 0.8
 """Of the level below: the bit rate with which a level still looks better than that."""
 FAR_LESS: Final = 0.75
 """Of that: what is so little that the level below is taken at once."""
+HALVED: Final = (1.0, 240.0)
+"""Frames a second of a source between which every second one may be left out."""
 LEAST_BITRATE: Final = 30_000
 LAGGING: Final = 0.2
 """Share of the time by which an encoder falls behind, from which on it is asked for less,"""
@@ -218,13 +220,13 @@ class AdaptiveBitrateController:
         source = self.source_bitrate
         if self.at_source:
             if carried < SHORT * source and self._lasts("short", now, SHORT_SECONDS):
-                self._change(self._top, reason, carried)
+                self._leave_source(self._top, carried, now, reason)
             elif carried >= SHORT * source:
                 self._since.pop("short", None)
             return
         if self.height is None and 0 < AMPLE * source <= carried:
             if self._lasts("source", now, self._patience):
-                self._change(self._top, reason, at_source=True)
+                self._return_to_source(now, reason)
                 return
         else:
             self._since.pop("source", None)
@@ -244,10 +246,19 @@ class AdaptiveBitrateController:
             or carried < FAR_SHORT * source
             or self._lasts("short", now, SHORT_SECONDS if queued else PATIENT_SECONDS)
         ):
-            too_early = now - self._returned < 2 * self._patience
-            self._since.clear()
-            self._patience = min(2 * self._patience, MAX_AMPLE_SECONDS) if too_early else AMPLE_SECONDS
-            self._change(self._fitting(ROOM * carried), reason, carried)
+            self._leave_source(self._fitting(ROOM * carried), carried, now, reason)
+
+    def _leave_source(self, index: int, carried: float, now: float, reason: str) -> None:
+        """Take a level; where the source was taken again too early, it takes twice as long the next time."""
+        too_early = now - self._returned < 2 * self._patience
+        self._since.clear()
+        self._patience = min(2 * self._patience, MAX_AMPLE_SECONDS) if too_early else AMPLE_SECONDS
+        self._change(index, reason, carried)
+
+    def _return_to_source(self, now: float, reason: str) -> None:
+        self._returned = now
+        self._since.clear()
+        self._change(self._top, reason, at_source=True)
 
     def _fall_short(self, carried: float, now: float, reason: str) -> None:
         """First half the frames, then the level below; at once where that is not enough."""
@@ -267,9 +278,7 @@ class AdaptiveBitrateController:
         if not 0 < AMPLE * self.source_bitrate <= carried:
             self._since.pop("source", None)
         elif now >= self._relieved_until and self._lasts("source", now, self._patience):
-            self._returned = now
-            self._since.clear()
-            self._change(self._top, reason, at_source=True)
+            self._return_to_source(now, reason)
             return True
         if index <= self._top or carried < self._most(index) or now < self._relieved_until:
             self._since.pop("up", None)
@@ -375,7 +384,7 @@ class AdaptiveBitrateController:
 
     def _half_rate(self) -> float | None:
         rate = self._facts.frame_rate if self._facts is not None else 0.0
-        return rate / 2 if rate else None
+        return rate / 2 if HALVED[0] <= rate <= HALVED[1] else None
 
 
 _NAMES: Final = tuple(reversed(LEVELS))

@@ -114,7 +114,9 @@ class FlightWindow:
         passed = now - self._heard
         again = passed <= MOMENT  # some receivers send several at once
         if not again:
-            if math.isfinite(passed):
+            if passed > HELD_SECONDS:
+                self._intervals.clear()  # an outage or a pause, which says nothing of how often feedback comes
+            else:
                 self._intervals.append(passed)
             self._heard = now
         if newest is not None:

@@ -43,14 +43,19 @@ LEAST_SHARE: Final = 0.5
 
 @dataclass
 class _Look:
-    """What the last look at a video showed."""
+    """What the last look at a track showed."""
 
-    behind: float
-    """Seconds by which it had fallen behind."""
+    at: float
+    """When that was, and"""
     whole_since: float
-    """When the content began to go out as it is with no frame left out; `time.monotonic`."""
+    """when the content began to go out as it is, in time and with no frame left out; `time.monotonic`."""
+    behind: float = 0.0
+    """Seconds by which it had fallen behind."""
     left_out: int = 0
     """Frames, since its beginning."""
+    reports: int = 0
+    rembs: int = 0
+    """Messages that were taken."""
 
 
 class SendRate:
@@ -67,8 +72,6 @@ class SendRate:
         self._playout = PlayoutDelay()
         self._silent = False
         self._looks: WeakKeyDictionary[SentTrack, _Look] = WeakKeyDictionary()
-        self._reports = 0
-        self._rembs = 0
 
     @property
     def _videos(self) -> list[tuple[SentTrack, AdaptiveBitrateController]]:
@@ -87,7 +90,8 @@ class SendRate:
         next_sample = next_report = time.monotonic()
         while True:
             now = time.monotonic()
-            if now >= next_report and not self.transport.feedback.taken:
+            feedback = self.estimator.hears_feedback(now)
+            if now >= next_report and not feedback:
                 next_report = now + REPORT_EVERY
                 await self._read_reports(now)
             self._wish(now)
@@ -101,7 +105,7 @@ class SendRate:
             if now >= next_sample or returned:
                 next_sample = now + SAMPLE_EVERY
                 self._adapt(returned=returned)
-            await asyncio.sleep(TICK if self.transport.feedback.taken else SAMPLE_EVERY)
+            await asyncio.sleep(TICK if feedback else SAMPLE_EVERY)
 
     def _follow_loss(self, now: float) -> None:
         """Where the path loses packets without being full of ours, have pictures wait for those that are repeated; where the path is
@@ -113,19 +117,25 @@ class SendRate:
         self._playout.update(now, estimator.rtt + estimator.queue_delay, lossy=lossy)
         self.transport.stamper.playout_delay = self._playout.seconds
 
+    def _look(self, sent: SentTrack) -> _Look:
+        now = time.monotonic()
+        return self._looks.setdefault(sent, _Look(now, now))
+
     async def _read_reports(self, now: float) -> None:
-        """What receivers tell that send no transport-wide feedback."""
-        watches = [one.watch for one in self._media.tracks.values() if one.watch is not None]
-        rembs, reports = sum(one.rembs for one in watches), sum(one.reports for one in watches)
-        if rembs != self._rembs:
-            self._rembs = rembs
-            self.estimator.on_remb(max(one.bandwidth_estimate or 0 for one in watches), now)
-        if reports != self._reports:
-            self._reports = reports
-            for sent, _ in self._videos:
-                if sent.transceiver is not None:
-                    stats = await sender_stats(sent.transceiver.sender)
-                    self.estimator.on_report(stats.packet_loss, stats.rtt, now)
+        """What receivers tell that send no transport-wide feedback: each message once."""
+        rembs = []
+        for sent in list(self._media.tracks.values()):
+            watch, look = sent.watch, self._look(sent)
+            if watch is None:
+                continue
+            if watch.rembs > look.rembs and watch.bandwidth_estimate is not None:
+                rembs.append(watch.bandwidth_estimate)
+            news, look.rembs, look.reports = watch.reports > look.reports, watch.rembs, watch.reports
+            if news and sent.controller is not None and sent.transceiver is not None:
+                stats = await sender_stats(sent.transceiver.sender)
+                self.estimator.on_report(stats.packet_loss, stats.rtt, now)
+        if rembs:
+            self.estimator.on_remb(max(rembs), now)
 
     def _wish(self, now: float) -> None:
         """Say how much would be sent if it could."""
@@ -145,10 +155,9 @@ class SendRate:
         )
         for sent, controller in videos:
             playback = sent.content.playback
-            restarts, behind = playback.restarts, playback.seconds_behind
-            look = self._looks.setdefault(sent, _Look(behind, time.monotonic()))
-            left_out, lag = self._measure(sent, controller, look), behind - look.behind
-            look.behind = behind
+            restarts, look = playback.restarts, self._look(sent)
+            lag, look.behind = playback.seconds_behind - look.behind, playback.seconds_behind
+            left_out = self._measure(sent, controller, look, lag)
             if returned:
                 controller.forget()
             controller.add_sample(
@@ -169,13 +178,17 @@ class SendRate:
             if playback.restarts != restarts and sent.transceiver is not None:
                 self.transport.drop_video(sent.transceiver.sender._ssrc)  # noqa: SLF001  # aiortc tells it nowhere
 
-    def _measure(self, sent: SentTrack, controller: AdaptiveBitrateController, look: _Look) -> int:
+    def _measure(
+        self, sent: SentTrack, controller: AdaptiveBitrateController, look: _Look, lag: float
+    ) -> int:
         """Tell how much the content takes as it is: of a second in which all of it went out. How many frames were left out since
         the last time."""
         now, stats = time.monotonic(), sent.track.get_stats()
+        paused, look.at = now - look.at > BITRATE_SECONDS / 2, now
         left_out: int = stats["frames_dropped"] - look.left_out
         look.left_out = stats["frames_dropped"]
-        if left_out or not controller.at_source or self.transport.queue_seconds > QUEUE:
+        whole = controller.at_source and not left_out and not paused and lag <= 0
+        if not whole or self.transport.queue_seconds > QUEUE:
             look.whole_since = now
         if now - look.whole_since > BITRATE_SECONDS:
             controller.measured(stats["bitrate"])

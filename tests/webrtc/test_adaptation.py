@@ -220,6 +220,24 @@ def test_held_levels():
         run.controller.set_quality("best")
 
 
+def test_a_held_level_that_was_too_much_is_tried_later():
+    """With a level held as well, each return to the source that did not last is waited for twice as long."""
+    run = Run(at_source=True)
+    run.controller.set_quality("high")
+    for _ in range(600):
+        run.carry(1_500_000 if run.controller.at_source else 4_000_000, 0.1)
+    assert 4 < len(run.changes) < 20
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1000.0, 0.0])
+def test_frames_that_cannot_be_halved(rate):
+    """Content of very few or very many frames a second keeps them all, with too little carried too."""
+    run = Run(EncodedTrack("video", "h264", "h264", True, 1280, 720, rate, 3_000_000), at_source=True)
+    for bitrate in (900_000, 240_000, 90_000, 4_000_000):
+        run.carry(bitrate, 3)
+    assert {told[2] for told in run.track.told} == {None}
+
+
 def test_refusal():
     """Where the encoder has no room what plays goes on, and nothing is asked for some seconds."""
     run = Run(at_source=True)

@@ -419,6 +419,15 @@ def test_the_window_follows_a_path_that_becomes_longer():
     assert window.round_trip == pytest.approx(0.3)
 
 
+def test_an_outage_says_nothing_of_how_often_feedback_comes():
+    """After it no more may be on its way than before."""
+    window = FlightWindow()
+    for tick in [*range(20), *range(80, 82)]:
+        window.heard(100 + tick / 20, 100 + tick / 20 - 0.05)
+    allowed = 1_000_000 / 8 * (0.05 + 0.05 + WINDOW_SECONDS)
+    assert window.is_full(round(1.1 * allowed), 1_000_000, 104.05)
+
+
 def test_a_packet_now_and_then_while_nothing_is_heard():
     """Feedback that is overdue may wait for packets to tell of."""
     window = FlightWindow()

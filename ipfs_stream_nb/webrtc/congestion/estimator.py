@@ -184,7 +184,7 @@ class BandwidthEstimator:
             rtt = None
         if packet_loss is not None and not 0 <= packet_loss <= 1:
             packet_loss = None
-        if self._alive(now) or (packet_loss is None and rtt is None):
+        if self.hears_feedback(now) or (packet_loss is None and rtt is None):
             return
         if rtt is not None:
             self.rtt = rtt if self._reported is None else self.rtt + (rtt - self.rtt) / 4
@@ -204,7 +204,7 @@ class BandwidthEstimator:
 
     def on_remb(self, bitrate: int, now: float) -> None:
         """The receiver's own estimate; counts where no transport-wide feedback comes."""
-        if not self._advance(now) or not 0 <= bitrate < math.inf or self._alive(now):
+        if not self._advance(now) or not 0 <= bitrate < math.inf or self.hears_feedback(now):
             return
         if self._silent:
             self._return(now)
@@ -225,7 +225,8 @@ class BandwidthEstimator:
             return
         if passed > STALL:
             self._stalled += passed
-        silence = REPORT_SILENCE if self._heard is None else SILENCE + self.rtt
+        reports_only = self._heard is None or (self._reported is not None and self._reported > self._heard)
+        silence = REPORT_SILENCE if reports_only else SILENCE + self.rtt
         latest = max(each for each in (self._heard, self._reported, self._sending_since) if each is not None)
         silence += min(self._stalled, SILENCE)
         if now - latest <= silence:
@@ -268,7 +269,8 @@ class BandwidthEstimator:
         self._now = now
         return True
 
-    def _alive(self, now: float) -> bool:
+    def hears_feedback(self, now: float) -> bool:
+        """Whether transport-wide feedback came of late: then reports and REMB do not count."""
         return self._heard is not None and now - self._heard < ALIVE
 
     def _take(self, fresh: Iterable[PacketResult], now: float) -> bool:

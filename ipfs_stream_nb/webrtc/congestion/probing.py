@@ -15,9 +15,9 @@ AFTER_DECREASE: Final = 3.0
 burst takes from what arrives of ours for a moment, and who has least would lose most at each (libwebrtc looks too)."""
 DROP: Final = 0.7
 """Share of the rate before a cut below which that is looked for, once,"""
-RECOVERY: Final = 0.85
+RECOVERY: Final = 0.75
 """the share of it that the burst has,"""
-SETTLED: Final = 1.0
+SETTLED: Final = 0.5
 RECENT: Final = 5.0
 """and the seconds from which on, so that a picture that stands still comes first, and from which on no longer."""
 ANSWER: Final = 1.0
@@ -60,14 +60,15 @@ class Prober:
 
     def fell(self, now: float, bitrate: float) -> None:
         """The estimate was cut, from `bitrate`."""
+        before, fell = self._fell, (now, bitrate)
         self.wait(now, AFTER_DECREASE)
-        if self._fell is None or now - self._fell[0] > AFTER_DECREASE or bitrate > self._fell[1]:
-            self._fell = (now, bitrate)
+        one = before is not None and now - before[0] <= AFTER_DECREASE and bitrate <= before[1]
+        self._fell = before if one else fell
 
     def wait(self, now: float, seconds: float) -> None:
         """No burst for that long."""
         self._due = now + seconds
-        self._cluster = None
+        self._cluster = self._fell = None
 
     def wanted(self, now: float, target: float, most: float, jitter: float) -> ProbeCluster | None:
         """The burst that is to be sent now; the more arrivals jitter (s), the longer."""
@@ -97,7 +98,7 @@ class Prober:
 
     def add(self, result: PacketResult) -> None:
         """A packet; others between those of the burst count with it, as they share the path."""
-        if self._cluster is None:
+        if self._cluster is None or result.sent_at > self._asked + ANSWER:
             return
         if result.probe != self._cluster.number:
             if self._sent and result.received_at is not None:

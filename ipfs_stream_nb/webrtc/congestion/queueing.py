@@ -59,6 +59,8 @@ class QueueDelay:
                 least.append((now, low))
         elif low < least[-1][1]:
             least[-1] = (least[-1][0], low)
+        while not keep and now - least[0][0] > BUCKETS * BUCKET:
+            least.popleft()  # of before a pause, in which the clocks went apart
         base = min(each for _, each in least)
         recent = self._recent
         recent.append((now, low))

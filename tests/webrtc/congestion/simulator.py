@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ipfs_stream_nb.webrtc.congestion.estimator import BandwidthEstimator
 from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult
@@ -88,6 +89,33 @@ class Link:
         self._latest = max(self._latest, clock.now + self._delay + self._random.random() * self._jitter)
         reordered = self._random.random() < self._reordering
         clock.at(self._latest + (REORDERED if reordered else 0.0), arrived)
+
+
+class BucketLink(Link):
+    """A line whose rate a token bucket makes: `burst` bytes pass at once after a while of silence."""
+
+    LINE = 100e6
+    """bit/s within a burst."""
+
+    def __init__(self, *args: Any, burst: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._burst = self._tokens = float(burst)
+        self._filled = 0.0
+
+    def _fill(self, now: float) -> None:
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self.rate(now) / 8)
+        self._filled = now
+
+    def _serve(self, clock: Clock) -> None:
+        self._fill(clock.now)
+        size = self._queue[0][0]
+        wait = max(0.0, (size - self._tokens) * 8 / self.rate(clock.now))
+        clock.at(clock.now + wait + size * 8 / self.LINE, lambda: self._take(clock, size))
+
+    def _take(self, clock: Clock, size: int) -> None:
+        self._fill(clock.now)
+        self._tokens -= size
+        self._served(clock)
 
 
 class Clock:

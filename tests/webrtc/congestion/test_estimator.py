@@ -291,3 +291,17 @@ def test_reports_stop():
     assert (estimator.target, estimator.reason) == (FLOOR, "silence")
     estimator.on_report(0.0, 0.05, 16.0)
     assert estimator.target >= 800_000
+
+
+def test_feedback_ends_and_reports_come_instead():
+    """A receiver that was negotiated anew without transport-wide feedback is followed by its reports, each few seconds."""
+    estimator, clock, _ = settled()
+    before, now = estimator.target, clock.now
+    for step in range(1, 1200):
+        now += 0.05
+        estimator.on_sent(now, 10_000_000)
+        estimator.tick(now)
+        if step > 100 and step % 80 == 0:
+            estimator.on_report(0.0, 0.05, now)
+    assert estimator.target >= before / 2
+    assert estimator.reason != "silence"

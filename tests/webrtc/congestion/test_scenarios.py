@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from webrtc.congestion.simulator import Clock, Cubic, Flow, Link, Sample
+from webrtc.congestion.simulator import BucketLink, Clock, Cubic, Flow, Link, Sample
 
 MBIT = 1e6
 
@@ -114,6 +114,29 @@ def test_two_of_ours(later, source):
     one, other = (each.rate(25, 60) for each in flows)
     assert (one + other) ** 2 / (2 * (one**2 + other**2)) >= 0.9
     assert one + other >= 0.8 * 3 * MBIT
+
+
+def test_five_of_ours():
+    """Many flows with key frames share nearly evenly as well, with a short queue."""
+    clock, link = Clock(), Link([(0, 3 * MBIT)])
+    flows = [
+        Flow(clock, link, begin=0.5 * number, seed=number, lag=0.3, keyframes=4.0) for number in range(5)
+    ]
+    clock.run(60)
+    rates = [each.rate(25, 60) for each in flows]
+    assert sum(rates) ** 2 / (5 * sum(rate**2 for rate in rates)) >= 0.75
+    assert most_queued(flows[0].between(25, 60)) <= 0.2
+
+
+@pytest.mark.parametrize("burst", [16_000, 40_000], ids=["16 kB", "40 kB"])
+def test_token_bucket(burst):
+    """A line that lets bursts pass which it does not carry: they are not believed again and again."""
+    clock, link = Clock(), BucketLink([(0, 3 * MBIT), (12, 0.6 * MBIT)], burst=burst)
+    flow = Flow(clock, link, most=4 * MBIT, lag=0.2)
+    clock.run(45)
+    samples = flow.between(13, 45)
+    assert sum(each.queue > 0.15 for each in samples) <= 0.25 * len(samples)
+    assert flow.rate(13, 45) >= 0.85 * 0.6 * MBIT
 
 
 def test_outage():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,10 @@ os.environ.pop("IPFS_API", None)
 # a test that is slow on a busy machine is not wrong; pytest-timeout ends one that hangs
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+# asyncio's debug mode warns of each callback that takes 0.1 s, as they do on a busy machine: that is
+# not for tests that look at the log. Its errors are still heard, such as an exception that nobody retrieved
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

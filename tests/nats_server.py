@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from kubo import free_ports
+
 START_SECONDS = 20
 STOP_SECONDS = 20
 
@@ -29,9 +31,7 @@ class NatsServer:
         self._program = found
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        (self.port,) = free_ports(1)
         store = f'jetstream {{ store_dir: "{folder}/store" }}\n' if jetstream else ""
         self._config = folder / "nats.conf"
         self._config.write_text(f"listen: 127.0.0.1:{self.port}\n{store}{config}\n")

@@ -19,6 +19,7 @@ import ipywidgets.comm
 from comm.base_comm import BaseComm
 from playwright.sync_api import CDPSession, sync_playwright
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from harness import serve
 
@@ -32,11 +33,9 @@ GOAL = 5.0
 PARTS = ("ThreadTime", "TaskDuration", "ScriptDuration", "RecalcStyleDuration", "LayoutDuration")
 CID = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 
-SHOW = """async ([module, state]) => {
+SHOW = """async ([module, css, state]) => {
   const {default: widget} = await import(module);
-  const link = Object.assign(document.createElement('link'), {rel: 'stylesheet', href: 'feed.css'});
-  document.head.append(link);
-  await new Promise((done) => (link.onload = done));
+  document.head.append(Object.assign(document.createElement('style'), {textContent: css}));
   const model = new Model(state);
   window.kernel = async (model, message) => (await window.python(message)).forEach((content) => model.message(content));
   const parts = widget();
@@ -127,7 +126,7 @@ def main() -> None:
             state = {name: feed.get_state()[name] for name in feed.keys if name[0] != "_"}
             (Path(folder) / "joined.mjs").write_text(feed._esm)
             told("a page without a feed", shares(wire))
-            page.evaluate(SHOW, [f"{harness.url}ipfs/joined.mjs", state])
+            page.evaluate(SHOW, [f"{harness.url}ipfs/joined.mjs", feed._css, state])
             page.wait_for_selector(".ipfs-feed[data-state=live]")
             with Emitter(client) as emitter:
                 page.wait_for_timeout(2500)  # until the list is full, and its functions are compiled

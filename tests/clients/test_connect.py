@@ -417,6 +417,7 @@ print("parent:", client.cat(added), status)
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],  # Python 3.12 warns of any fork
+        env=os.environ | {"PYTHONASYNCIODEBUG": ""},  # see python()
         capture_output=True,
         text=True,
         timeout=100,

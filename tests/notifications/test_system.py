@@ -563,6 +563,8 @@ def test_errors_tell_what_users_may_know():
 @pytest.fixture(autouse=True)
 def _asyncio_is_quiet():
     """Tests that block the loop are not to fill the log with asyncio's own remarks."""
-    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    logger = logging.getLogger("asyncio")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     yield
-    logging.getLogger("asyncio").setLevel(logging.NOTSET)
+    logger.setLevel(before)

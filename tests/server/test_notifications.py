@@ -446,8 +446,11 @@ async def test_a_dead_peer(server, monkeypatch):
         await subscribers_are(server, 1)
         await subscribers_are(server, 0)
         assert server.context.feed.manager.active_connections == {}
+    # a busy machine answers later than in 0.2 s; Tornado takes no time-out that is longer than the interval
+    monkeypatch.setattr(NotificationSocket, "ping_interval", 0.8)
+    monkeypatch.setattr(NotificationSocket, "ping_timeout", 0.8)
     async with subscribed(server) as link:  # the library answers
-        await asyncio.wait([asyncio.create_task(link.wait_closed())], timeout=1.0)
+        await asyncio.wait([asyncio.create_task(link.wait_closed())], timeout=1.8)
         await emit(server)
         assert await hear(link, "notification")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -124,8 +125,10 @@ request = urllib.request.Request(server.url + "ipfs-stream/health")
 request.add_header("Authorization", f"token {server.token}")
 print(urllib.request.urlopen(request).status)
 """
+    # not asyncio's debug mode, which -X dev has too: on a busy machine it would be heard on stderr
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", program, str(tmp_path / "repo")],
+        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", program, str(tmp_path / "repo")],
+        env=os.environ | {"PYTHONASYNCIODEBUG": ""},
         capture_output=True,
         text=True,
         timeout=60,

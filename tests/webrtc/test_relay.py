@@ -158,6 +158,8 @@ async def test_relay_only_retry(hosts):
     async with serving(hosts.near, ice_servers=servers, limits=limits) as (url, sockets):
         with hosts.turn.silenced() as wake:
             watching = asyncio.ensure_future(asyncio.to_thread(hosts.on_far, lambda: watch(url)))
+            await wait_until(lambda: sockets and any(one["type"] == "offer" for one in sockets[0].said))
+            object.__setattr__(limits, "connect_seconds", 30.0)  # the second offer is not to be late as well
             await wait_until(lambda: sockets and any(one["type"] == "error" for one in sockets[0].said))
             wake()
             watched = await watching

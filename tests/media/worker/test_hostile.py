@@ -142,10 +142,10 @@ async def test_worker_that_stands_still_is_killed(make_pool, node, add, long_cli
 
 async def test_pause_is_no_stall(make_pool, node, add, long_clip):
     """A reader may pause for longer than a worker may stand still, and go on."""
-    source = await make_pool(stall_seconds=1.0, read_ahead_seconds=0.2).open(node, await add(long_clip))
+    source = await make_pool(stall_seconds=2.5, read_ahead_seconds=0.2).open(node, await add(long_clip))
     async with aclosing(source.packets("video")) as stream:
         await anext(stream)
-        await asyncio.sleep(1.6)
+        await asyncio.sleep(3.3)
         for _ in range(100):
             await anext(stream)
 
@@ -170,12 +170,12 @@ class FarNode:
 
 async def test_waiting_for_bytes_is_no_stall(make_pool, node, add, clip, take):
     """A worker that waits for far bytes longer than it may stand still goes on when they come."""
-    pool, far = make_pool(stall_seconds=0.6), FarNode(node)
+    pool, far = make_pool(stall_seconds=2.0), FarNode(node)
     source = await pool.open(far, await add(clip(width=480, height=360, grain=30, b_frames=0)))
     far.open = False
     playing = asyncio.create_task(take(source, "video"))
     await far.held.wait()
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(2.8)
     far.go.set()
     assert len(await playing) == 75
 

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 import nbformat
 from playwright.sync_api import Page
+
+from kubo import free_ports
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
@@ -49,8 +50,7 @@ class Lab:
         return self.folder / "server.log"
 
     def start(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        (self.port,) = free_ports(1)
         settings = self.folder / "config"
         (settings / "labconfig").mkdir(parents=True)
         self.root.mkdir()

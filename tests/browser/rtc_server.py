@@ -56,11 +56,12 @@ def make_clips(folder: Path) -> Path:
     return folder
 
 
-def frame_number(video: Locator) -> int | None:
-    """The number burnt into the picture that a video element shows now."""
-    data = video.evaluate("""video => { const canvas = document.createElement('canvas');
-        [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-        canvas.getContext('2d').drawImage(video, 0, 0);
+def frame_number(shows: Locator) -> int | None:
+    """The number burnt into the picture that a video element shows now, or that a canvas holds."""
+    data = shows.evaluate("""shows => { const canvas = document.createElement('canvas');
+        const { videoWidth = shows.width, videoHeight = shows.height } = shows;
+        Object.assign(canvas, { width: videoWidth, height: videoHeight });
+        canvas.getContext('2d').drawImage(shows, 0, 0);
         return canvas.toDataURL('image/png').split(',')[1]; }""")
     return samples.read_frame_number(
         np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))

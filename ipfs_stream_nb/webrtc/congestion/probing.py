@@ -15,6 +15,8 @@ AFTER_DECREASE: Final = 3.0
 burst takes from what arrives of ours for a moment, and who has least would lose most at each (libwebrtc looks too)."""
 DROP: Final = 0.7
 """Share of the rate before a cut below which that is looked for, once,"""
+DEEP: Final = 0.4
+"""and above which it is: what falls further is a link that has become narrower,"""
 RECOVERY: Final = 0.75
 """the share of it that the burst has,"""
 SETTLED: Final = 0.5
@@ -78,7 +80,7 @@ class Prober:
             self.wait(now, INTERVAL)
         if self._fell is not None and now - self._fell[0] >= SETTLED:
             (when, before), self._fell = self._fell, None
-            if now - when < RECENT and target < DROP * before:
+            if now - when < RECENT and DEEP * before < target < DROP * before:
                 return self._begin(now, RECOVERY * before, 0.0)  # short: the link may be narrow now
         if self._due is not None and now < self._due:
             return None

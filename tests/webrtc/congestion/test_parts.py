@@ -156,10 +156,16 @@ def test_probe_at_the_ceiling():
 
 @pytest.mark.parametrize(
     ("left", "after", "asked"),
-    [(0.5e6, 0.6, 750_000), (0.5e6, 0.4, None), (0.8e6, 0.6, None), (0.5e6, 6.0, 1_000_000)],
+    [
+        (0.5e6, 0.6, 750_000),
+        (0.5e6, 0.4, None),
+        (0.8e6, 0.6, None),
+        (0.3e6, 0.6, None),
+        (0.5e6, 6.0, 1_000_000),
+    ],
 )
 def test_probe_after_a_cut(left, after, asked):
-    """Half a second after a deep cut 0.75 of the rate before it is looked for; later, or where less was lost, as ever."""
+    """Half a second after a deep cut 0.75 of the rate before it is looked for; later, or where less or more was lost, as ever."""
     prober = Prober()
     prober.fell(10, 0.9e6)
     prober.fell(10.1, 1e6)

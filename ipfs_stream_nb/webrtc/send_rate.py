@@ -119,7 +119,7 @@ class SendRate:
 
     def _look(self, sent: SentTrack) -> _Look:
         now = time.monotonic()
-        return self._looks.setdefault(sent, _Look(now, now))
+        return self._looks.setdefault(sent, _Look(now, now, sent.content.playback.seconds_behind))
 
     async def _read_reports(self, now: float) -> None:
         """What receivers tell that send no transport-wide feedback: each message once."""

@@ -16,7 +16,6 @@ import ipywidgets.comm
 from bench_feed import Wire, shares, told
 from playwright.sync_api import sync_playwright
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from harness import serve
 

@@ -194,14 +194,21 @@ async def test_the_data_channel_opens_on_a_path_that_loses(monkeypatch):
     assert timeouts[0] == 1.0  # ours, who opens it
 
 
+async def measurements(rate, monkeypatch):
+    """When the content's bit rate was told to the controller of the one video, once it has been; grows."""
+    ((_, controller),) = rate._videos
+    measured = []
+    monkeypatch.setattr(controller, "measured", lambda bitrate: measured.append(time.monotonic()))
+    await wait_until(lambda: measured)
+    return measured
+
+
 async def test_content_is_measured_where_all_of_it_goes_out(monkeypatch):
     """What is sent after frames were left out is less than the content takes, and says nothing for a second."""
     async with watched(feedback=True) as (_viewer, manager, pc_id, _):
         rate = manager.peer(pc_id)._rate
-        ((sent, controller),) = rate._videos
-        measured = []
-        monkeypatch.setattr(controller, "measured", lambda bitrate: measured.append(time.monotonic()))
-        await wait_until(lambda: measured)
+        ((sent, _),) = rate._videos
+        measured = await measurements(rate, monkeypatch)
         left_out = time.monotonic()
         sent.track.playback.frames_dropped += 1
         measured.clear()
@@ -228,10 +235,7 @@ async def test_a_pause_is_no_measure_of_the_content(monkeypatch):
     """What goes out in the second after a pause is less than the content takes."""
     async with watched(feedback=True) as (_viewer, manager, pc_id, _):
         rate = manager.peer(pc_id)._rate
-        ((_sent, controller),) = rate._videos
-        measured = []
-        monkeypatch.setattr(controller, "measured", lambda bitrate: measured.append(time.monotonic()))
-        await wait_until(lambda: measured)
+        measured = await measurements(rate, monkeypatch)
         manager.pause(pc_id)
         await asyncio.sleep(BITRATE_SECONDS)
         measured.clear()

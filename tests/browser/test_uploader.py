@@ -313,6 +313,9 @@ def test_a_reloaded_page_goes_on(notebook: Notebook, files: Path, shoot: Callabl
     notebook.until("notes.txt", "done")
     notebook.until_up(12 * MIB)
     notebook.relay.rate = 2e5  # so that it does not end before the page is reloaded
+    notebook.page.wait_for_function(  # what is still on its way to the server may be lost with the page
+        "(size) => JSON.parse(Object.values(localStorage)[0]).some(({ sent }) => sent >= size)", arg=8 * MIB
+    )
     notebook.reload()
     notebook.until("holiday.mp4", "interrupted")
     expect(notebook.row("notes.txt")).to_have_attribute("data-state", "done")
@@ -325,7 +328,7 @@ def test_a_reloaded_page_goes_on(notebook: Notebook, files: Path, shoot: Callabl
         notebook.press("Choose again and resume holiday.mp4")
     chooser.value.set_files(files / "holiday.mp4")
     notebook.until("holiday.mp4", "done")
-    assert notebook.relay.up - before < 12 * MIB
+    assert notebook.relay.up - before < 12.5 * MIB
     assert uploader.cids["holiday.mp4"].cid == notebook.client.add(files / "holiday.mp4", pin=False).cid
     assert len(uploader.uploads) == 2
     expect(notebook.root.locator(".ipfs-uploader-row")).to_have_count(2)

@@ -18,12 +18,10 @@ import pytest
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.importer import import_bytes
 from ipfs_stream_nb_server.standalone import StandaloneServer
+from npm_package import npm_package
 
 SECONDS = 60
 WS_VERSION = "8"
-CACHE = (
-    Path(os.environ.get("XDG_CACHE_HOME") or Path(__file__).parents[2] / ".cache") / "ipfs_stream_nb" / "ws"
-)
 
 # written from the guide: it waits for nothing, reads what comes, and knows neither `ready` nor `type`
 UPLOAD = """
@@ -88,22 +86,7 @@ def program(name: str) -> str:
 def node_environment() -> dict[str, str]:
     """Node with the package `ws`, installed once; skips with the reason where either cannot be had."""
     program("node")
-    module = CACHE / "node_modules" / "ws"
-    if not module.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        command = [
-            program("npm"),
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--prefix",
-            str(CACHE),
-            f"ws@{WS_VERSION}",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode:
-            pytest.skip(f"the npm package ws cannot be installed: {done.stderr.strip()[-200:]}")
-    return os.environ | {"WS_MODULE": str(module)}
+    return os.environ | {"WS_MODULE": str(npm_package("ws", WS_VERSION))}
 
 
 def run(*command: object, **options) -> str:

@@ -14,6 +14,7 @@ from ipfs_stream_nb.errors import BadRequestError, BusyError, NotFoundError, Uns
 from ipfs_stream_nb.media.encoded import Codec, EncodedSource, EncodedTrack, TrackKind
 from ipfs_stream_nb.transports.connection import error_message
 from ipfs_stream_nb.webrtc.adaptation import AdaptiveBitrateController
+from ipfs_stream_nb.webrtc.packets import PacketSender
 from ipfs_stream_nb.webrtc.peer_events import PeerEvents, Tell
 from ipfs_stream_nb.webrtc.playback import Playback
 from ipfs_stream_nb.webrtc.quality import AUTO, rendition_json, score
@@ -176,6 +177,7 @@ class PeerMedia:
     def attach(self, sent: SentTrack, transceiver: RTCRtpTransceiver) -> None:
         """Say by which transceiver a track goes out."""
         sent.transceiver = transceiver
+        PacketSender(transceiver.sender)
         sent.watch = RtcpWatch(transceiver.sender, sent.content.playback.refresh)
 
     async def remove(self, track_id: object) -> SentTrack:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
 
+from ipfs_stream_nb.webrtc.packets import KEPT
 from ipfs_stream_nb.webrtc.playout import value_of
 from ipfs_stream_nb.webrtc.rtp_bytes import (
     EXTENSION_BYTES,
@@ -15,9 +15,6 @@ from ipfs_stream_nb.webrtc.rtp_bytes import (
 )
 from ipfs_stream_nb.webrtc.send_queue import WIRE_BYTES
 from ipfs_stream_nb.webrtc.transport_cc import SendHistory, Stream
-
-KEPT: Final = 128
-"""Packets that are kept as they were sent, as many as aiortc keeps."""
 
 
 class Stamper:

@@ -181,10 +181,11 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
             playback.set_rendition(rendition, Aim(bitrate, frame_rate), at_once=at_once)
 
     def _packet(self, timed: TimedPacket) -> Packet[Any]:
+        kind = track_kind(self.kind)
         packet = Packet(timed.packet.data)
-        packet.time_base = _TIME_BASES[track_kind(self.kind)]
+        packet.time_base = _TIME_BASES[kind]
         packet.pts = packet.dts = timed.ticks
-        packet.duration = round(timed.packet.duration / packet.time_base)
+        packet.duration = round(timed.packet.duration * CLOCK_RATES[kind])
         packet.is_keyframe = timed.packet.keyframe
         return packet
 

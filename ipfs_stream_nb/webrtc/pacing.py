@@ -143,7 +143,11 @@ class TransportController:
     @property
     def can_probe(self) -> bool:
         """Whether there is anything to probe with: a video that was sent, and whose retransmissions the other side takes."""
-        return bool(self._repeatable) and not self._closed and len(self._probes) < MAX_PROBES
+        return (
+            not self._closed
+            and len(self._probes) < MAX_PROBES
+            and any(map(self._is_repeatable, self._recent))
+        )
 
     def probe(self, cluster: ProbeCluster) -> bool:
         """Send at a cluster's rate for its time, padding where there is nothing else. False: it cannot be done now. Raises
@@ -338,17 +342,16 @@ class TransportController:
 
     def _padding(self) -> tuple[bytes, Stream]:
         """The largest of the latest packets of video, once more: a receiver passes it over."""
-        data, stream = max(self._repeatable, key=lambda one: len(one[0]))
+        data, stream = max(filter(self._is_repeatable, self._recent), key=lambda one: len(one[0]))
         assert stream.rtx_ssrc is not None  # noqa: S101  # it would not be among them
         assert stream.rtx_payload_type is not None  # noqa: S101
         self.stats.padding_bytes += len(data)
         again = as_retransmission(data, stream.rtx_payload_type, stream.rtx_ssrc)
         return again, self._negotiation.streams[stream.rtx_ssrc]
 
-    @property
-    def _repeatable(self) -> list[tuple[bytes, Stream]]:
-        """Of the latest packets of video those of which the other side still takes retransmissions."""
-        return [one for one in self._recent if one[1].rtx_ssrc in self._negotiation.streams]
+    def _is_repeatable(self, packet: tuple[bytes, Stream]) -> bool:
+        """Whether the other side still takes retransmissions of its stream."""
+        return packet[1].rtx_ssrc in self._negotiation.streams
 
     def _clear(self) -> None:
         self._probes.clear()

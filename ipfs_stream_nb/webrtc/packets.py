@@ -82,15 +82,16 @@ class PacketSender:
         self._set("rtp_timestamp", timestamp)
         kind, rest = codec.payloadType, len(frame.payloads)
         assert kind is not None  # noqa: S101  # it was agreed upon
+        send, kept = sender.transport._send_rtp, self._kept  # noqa: SLF001
         for payload in frame.payloads:
             rest -= 1
-            head = _HEADER.pack(first, kind if rest else kind | 0x80, self._number, timestamp, ssrc)
-            data = b"".join((head, extensions, payload))
-            self._kept[self._number % KEPT] = data
-            self._number = self._number + 1 & 0xFFFF
-            await sender.transport._send_rtp(data)  # noqa: SLF001
-            self._set("octet_count", self._get("octet_count") + len(payload))
-            self._set("packet_count", self._get("packet_count") + 1)
+            number = self._number
+            head = _HEADER.pack(first, kind if rest else kind | 0x80, number, timestamp, ssrc)
+            kept[number % KEPT] = data = b"".join((head, extensions, payload))
+            self._number = number + 1 & 0xFFFF
+            await send(data)
+        self._set("octet_count", self._get("octet_count") + sum(map(len, frame.payloads)))
+        self._set("packet_count", self._get("packet_count") + len(frame.payloads))
 
     def _extensions(self, ntp: int, audio_level: int | None) -> bytes:
         """The header extensions of a frame's packets, with a time: which waits is stamped anew when it goes."""

@@ -1,4 +1,4 @@
-"""Two of aiortc's peers over the loopback address: one sends by a TransportController, the other tells what came."""
+"""Two of aiortc's peers over the loopback address: one sends by a PacketSender and a TransportController, the other tells what came."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ipfs_stream_nb.webrtc import transport_cc
 from ipfs_stream_nb.webrtc.congestion.feedback import PacketResult
 from ipfs_stream_nb.webrtc.ice import mend
 from ipfs_stream_nb.webrtc.pacing import TransportController
+from ipfs_stream_nb.webrtc.packets import PacketSender
 
 SECONDS = 10
 
@@ -51,6 +52,8 @@ class Pair:
         self.track = Frames()
         self.video = self.near.addTransceiver(self.track, "sendonly").sender
         self.audio = self.near.addTransceiver("audio", "sendonly").sender
+        for sender in (self.video, self.audio):
+            PacketSender(sender)
         self.arrived: list[RtpPacket] = []
         self.results: list[PacketResult] = []
         self.drop: Callable[[RtpPacket], bool] = lambda _packet: False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,6 +40,7 @@ LOSSY: Final = 0.02
 """Share of packets lost from which on those that are asked for are sent twice, and waited for."""
 LEAST_SHARE: Final = 0.5
 """Of the estimate that is encoded at the least, while the pacer's queue is emptied."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -68,7 +70,7 @@ class SendRate:
         self.estimator = BandwidthEstimator(start, FLOOR, CEILING)
         self.transport = TransportController(dtls, negotiation, self._feedback)
         self.transport.set_rate(start)
-        self._began = time.monotonic()
+        self._began = self._next_report = self._next_sample = time.monotonic()
         self._playout = PlayoutDelay()
         self._silent = False
         self._looks: WeakKeyDictionary[SentTrack, _Look] = WeakKeyDictionary()
@@ -86,26 +88,36 @@ class SendRate:
         self.transport.set_rate(self.estimator.target, capacity=self.estimator.capacity)
 
     async def run(self) -> None:
-        """Look at what is known, many times a second."""
-        next_sample = next_report = time.monotonic()
+        """Look at what is known, many times a second. A look that fails is told of once, and is not the last."""
+        failed = False
         while True:
-            now = time.monotonic()
-            feedback = self.estimator.hears_feedback(now)
-            if now >= next_report and not feedback:
-                next_report = now + REPORT_EVERY
-                await self._read_reports(now)
-            self._wish(now)
-            self.estimator.tick(now)
-            self.transport.set_rate(self.estimator.target, capacity=self.estimator.capacity)
-            self._follow_loss(now)
-            if self.transport.can_probe and (cluster := self.estimator.probe_wanted(now)) is not None:
-                self.transport.probe(cluster)
-            silent, self._silent = self._silent, self.estimator.reason == "silence"
-            returned = silent and not self._silent
-            if now >= next_sample or returned:
-                next_sample = now + SAMPLE_EVERY
-                self._adapt(returned=returned)
+            feedback = self.estimator.hears_feedback(time.monotonic())
+            try:
+                await self._step(feedback=feedback)
+            except Exception:  # noqa: BLE001  # whatever it is, the viewer's network changes further on
+                if not failed:
+                    _log.exception(
+                        "how fast a peer may be sent to could not be worked out; it is tried again"
+                    )
+                failed = True
             await asyncio.sleep(TICK if feedback else SAMPLE_EVERY)
+
+    async def _step(self, *, feedback: bool) -> None:
+        now = time.monotonic()
+        if now >= self._next_report and not feedback:
+            self._next_report = now + REPORT_EVERY
+            await self._read_reports(now)
+        self._wish(now)
+        self.estimator.tick(now)
+        self.transport.set_rate(self.estimator.target, capacity=self.estimator.capacity)
+        self._follow_loss(now)
+        if self.transport.can_probe and (cluster := self.estimator.probe_wanted(now)) is not None:
+            self.transport.probe(cluster)
+        silent, self._silent = self._silent, self.estimator.reason == "silence"
+        returned = silent and not self._silent
+        if now >= self._next_sample or returned:
+            self._next_sample = now + SAMPLE_EVERY
+            self._adapt(returned=returned)
 
     def _follow_loss(self, now: float) -> None:
         """Where the path loses packets without being full of ours, have pictures wait for those that are repeated; where the path is

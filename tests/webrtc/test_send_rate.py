@@ -231,6 +231,23 @@ async def test_tracks_that_are_removed_say_nothing():
         assert rate.estimator.target == target
 
 
+async def test_a_look_that_fails_is_not_the_last(monkeypatch, caplog):
+    """It is told of once, whatever it was, and the rate follows the network further on."""
+    async with watched(feedback=True) as (_viewer, manager, pc_id, _):
+        rate = manager.peer(pc_id)._rate
+        failures, looks, tick = [], [], rate.estimator.tick
+
+        def fail(_now):
+            failures.append(1)
+            raise ZeroDivisionError("on purpose")
+
+        monkeypatch.setattr(rate.estimator, "tick", fail)
+        await wait_until(lambda: len(failures) > 2)
+        monkeypatch.setattr(rate.estimator, "tick", lambda now: (looks.append(now), tick(now)))
+        await wait_until(lambda: len(looks) > 2)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+
+
 async def test_a_pause_is_no_measure_of_the_content(monkeypatch):
     """What goes out in the second after a pause is less than the content takes."""
     async with watched(feedback=True) as (_viewer, manager, pc_id, _):

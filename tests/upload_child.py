@@ -1,6 +1,7 @@
 """An upload in a process of its own, to be killed: `python upload_child.py <repo> <seed> <size> <frame> <profile> [upload_id]`.
 
-Prints `id <upload_id> <durable at the beginning>`, then a number for each time that more is durable, then `cid <cid>`.
+Prints `id <upload_id> <durable at the beginning>`, then a number for each time that more is durable, then `cid <cid>`. It goes on
+with a byte of its input after each number, so that it is never done before it is killed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ async def upload(repo: str, seed: str, *rest: str) -> None:
             if file.durable > told:
                 told = file.durable
                 say(told)
+                os.read(0, 1)
         say("cid", (await file.finish()).cid)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import random
 import subprocess
 import sys
+import time
 from itertools import count
 from pathlib import Path
 
@@ -193,7 +194,9 @@ def child(repo, data, frame, profile, upload_id=""):
         f"import sys, runpy; sys.path[:] = {sys.path!r}; runpy.run_path({str(CHILD)!r}, run_name='__main__')"
     )
     arguments = [str(repo), str(seed), str(size), str(frame), profile, *([upload_id] if upload_id else [])]
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
 
 
 @pytest.mark.parametrize("profile", ["unixfs-v1-2025", "unixfs-v0-2015"])
@@ -207,17 +210,20 @@ def test_kill_9_in_the_middle(tmp_path, profile):
     while True:
         running = child(repo, (seed, size), 300_001, profile, upload_id)
         assert running.stdout is not None
+        assert running.stdin is not None
         with running, running.stdout:
-            mark, upload_id, begun = running.stdout.readline().split()
+            mark, upload_id, begun = running.stdout.readline().decode().split()
             assert mark == "id"
             assert int(begun) >= durable
             durable = int(begun)
             line = ""
             for _ in range(chooser.randrange(1, 6) if kills < 5 else sys.maxsize):
-                line = running.stdout.readline()
+                line = running.stdout.readline().decode()
                 if not line or line.startswith("cid"):
                     break
                 durable = int(line)
+                running.stdin.write(b"\n")
+            time.sleep(chooser.uniform(0, 0.02))  # so far it writes on
             running.kill()
         kills += 1
         if line.startswith("cid"):

@@ -28,9 +28,12 @@ KEYFRAME_SECONDS: Final = 2
 LIVE_KEYFRAME_SECONDS: Final = 10
 """The same where it is encoded just in time: a slow link notices each of them."""
 LIVE_BUFFER_SECONDS: Final = 0.1
-"""What the encoder may be ahead of its bit rate there. So small, x264 follows a change within 0.3 s,"""
+"""What the encoder may be ahead of its bit rate there. So small, x264 follows a change within 0.3 s,
+but takes less than it may (MOST_EXTRA)."""
+LIVE_FIRST_SHARE: Final = 0.6
+"""Of that for the first picture: where a link has become slow, all wait for it, and the next ones make it sharp."""
 MOST_EXTRA: Final = 1.25
-"""but takes less than it may; so much more it is given, as long as it does."""
+"""So much more than it may take it is given, as long as it takes less."""
 MIN_CHANGE: Final = 0.03
 """Of a bit rate that is followed there,"""
 MIN_CHANGE_VP8: Final = 0.2
@@ -283,6 +286,7 @@ class _Encoder:
             else:  # x264 follows changes where it was opened for a constant bit rate
                 context.bit_rate = self._most
                 context.options |= {"bufsize": str(round(self._most * LIVE_BUFFER_SECONDS))}
+                context.options["x264-params"] += f":vbv-init={LIVE_FIRST_SHARE}"
                 context.open()
                 context.bit_rate = self._bitrate
         return context

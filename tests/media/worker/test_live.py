@@ -50,6 +50,16 @@ async def test_a_changed_aim_is_followed_in_place(rich, open_clip, peer):
     assert rate(high) == pytest.approx(1_200_000, rel=0.3)
 
 
+async def test_the_first_picture_is_small(rich, open_clip):
+    """Who changes to a lower level because the link has become slow sees nothing until it has come: it takes 70 ms of the rate."""
+    source = await open_clip(rich)
+    for bitrate in (250_000, 500_000, 1_000_000):
+        async with aclosing(source.packets("video", 0.5, Rendition(360, bitrate), Aim(bitrate))) as packets:
+            first = await anext(packets)
+        assert first.keyframe
+        assert len(first.data) * 8 < 0.07 * bitrate
+
+
 async def test_little_is_made_ahead(rich, open_clip):
     """What is not yet read was hardly encoded: a change of the aim is not preceded by seconds of the old rate."""
     source = await open_clip(rich)

@@ -50,7 +50,8 @@ def api(api_of):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """One ping to a peer, since Kubo waits a second before the next."""
+    """One ping to a peer, since Kubo waits a second before the next. Not where it matters who is the nearest: a daemon that stands
+    still for a moment would be taken for far away."""
     monkeypatch.setattr(optimizer, "PINGS", 1)
 
 
@@ -102,7 +103,7 @@ async def test_undo_leaves_peering_as_it_was(two_hosts, api, quick):
     assert len(await api.rpc.swarm_peers()) == 3
 
 
-async def test_another_run_lets_go_of_who_is_no_longer_among_the_best(two_hosts, api, quick):
+async def test_another_run_lets_go_of_who_is_no_longer_among_the_best(two_hosts, api):
     """There are never more peers of ours than preferred ones."""
     first, second, _ = two_hosts.fars
     network = NetworkOptimizer(api, max_preferred_peers=1)
@@ -147,13 +148,13 @@ async def until(condition):
 
 async def test_a_silent_peer_is_not_chosen(two_hosts, api, monkeypatch, quick):
     """It is connected, but its pings do not return."""
-    monkeypatch.setattr(optimizer, "PING_SECONDS", 1.5)
+    monkeypatch.setattr(optimizer, "PING_SECONDS", 6)  # the others' daemons may stand still for less
     two_hosts.fars[0].relay.silence()
     network = NetworkOptimizer(api)
     report = await network.optimize()
     lost = report.peers[-1]
     assert (lost.peer, lost.times, lost.loss, lost.reachable) == (two_hosts.fars[0].peer, (), 1, False)
-    assert lost.note == "no answer in 1.5 s"
+    assert lost.note == "no answer in 6 s"
     assert network.peer_latencies[lost.peer] == float("inf")
     assert set(report.chosen) == peering(two_hosts) == {far.peer for far in two_hosts.fars[1:]}
     assert "no answer" in repr(report)
@@ -217,7 +218,7 @@ async def test_a_daemon_that_stops_during_the_pings(two_hosts, api_of):
         await network.optimize()
 
 
-async def test_a_cancelled_run_can_be_undone(two_hosts, api_of, quick):
+async def test_a_cancelled_run_can_be_undone(two_hosts, api_of):
     """Also where the daemon had done what was asked, and its answer was not awaited."""
     asked = asyncio.Event()
 
@@ -340,7 +341,7 @@ async def test_roots_are_announced(api):
 # -- settings
 
 
-async def test_settings_are_changed_by_wish_only_and_put_back(two_hosts, api, quick):
+async def test_settings_are_changed_by_wish_only_and_put_back(two_hosts, api):
     """The difference is shown before it is made, a daemon started anew keeps it, and undo gives the file's bytes."""
     network = NetworkOptimizer(api, max_preferred_peers=2)
     await network.optimize()
@@ -388,7 +389,7 @@ async def test_settings_that_the_file_does_not_name(two_hosts, api, quick):
     assert await api.rpc.config("Peering.Peers") is None
 
 
-async def test_settings_of_others_stay(two_hosts, api, quick):
+async def test_settings_of_others_stay(two_hosts, api):
     """Peers that the user has set, before or meanwhile, are neither taken out nor set twice."""
     first, second, third = ({"ID": far.peer, "Addrs": [far.swarm_address]} for far in two_hosts.fars)
     await api.rpc.set_config("Peering.Peers", [first])
@@ -400,7 +401,7 @@ async def test_settings_of_others_stay(two_hosts, api, quick):
     assert await api.rpc.config("Peering.Peers") == [first, third]
 
 
-async def test_settings_follow_the_choice(two_hosts, api, quick):
+async def test_settings_follow_the_choice(two_hosts, api):
     """A second run replaces what the first had set; undo still leads to what was before both."""
     first, second, _ = two_hosts.fars
     untouched = two_hosts.config_file.read_bytes()
@@ -414,7 +415,7 @@ async def test_settings_follow_the_choice(two_hosts, api, quick):
 
 
 @pytest.mark.parametrize("written", [False, True])
-async def test_a_change_of_settings_that_fails_can_be_put_back(two_hosts, api_of, quick, written):
+async def test_a_change_of_settings_that_fails_can_be_put_back(two_hosts, api_of, written):
     """Whether or not the daemon had made it before its answer was lost; so can the change before that."""
     untouched = two_hosts.config_file.read_bytes()
 

@@ -124,7 +124,7 @@ async def test_a_relay_passes_datagrams_late_and_in_pairs():
                 viewer.sendto(b"up", pair.server.address)
                 assert await loop.sock_recvfrom(server, 99) == (b"up", pair.viewer.address)
                 assert await loop.sock_recvfrom(viewer, 99) == (b"down", pair.server.address)
-                assert 0.05 <= loop.time() - start < 0.5
+                assert loop.time() - start >= 0.05  # a machine that stands still adds to it
                 stranger.sendto(b"stray", pair.server.address)
                 viewer.sendto(b"again", pair.server.address)
                 assert await loop.sock_recvfrom(server, 99) == (b"again", pair.viewer.address)

@@ -7,8 +7,8 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 import zlib
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -279,12 +279,14 @@ def test_work_without_result_is_stopped(clip):
         frames(io.BytesIO(clip()), limits=MediaLimits(stall_seconds=0))
 
 
-def test_slow_reads_are_no_stall(clip):
+def test_slow_reads_are_no_stall(clip, monkeypatch):
     """Waiting for the network does not count as work."""
+    now = [100.0]  # time in which nothing but reading takes any
+    monkeypatch.setattr("ipfs_stream_nb.media.reader.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     class Slow(io.BytesIO):
         def read(self, size=-1):
-            time.sleep(0.4)
+            now[0] += 0.4
             return super().read(size)
 
     assert len(frames(Slow(clip()), stop=0.2, limits=MediaLimits(stall_seconds=0.39))) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,6 +13,32 @@ from webrtc.packet_source import Sources, clip
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aioice.ice.get_host_addresses", lambda **_kwargs: ["127.0.0.1"])
+
+
+class Leap:
+    """A loop's clock and its selector: no time passes but that for which everybody waits, and that passes at once."""
+
+    def __init__(self, loop: Any) -> None:
+        self.now, self._inner = loop.time(), loop._selector
+
+    def time(self) -> float:
+        return self.now
+
+    def select(self, timeout: float | None = None) -> Any:
+        found = self._inner.select(0 if timeout else timeout)
+        self.now += 0 if found else timeout or 0
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@pytest.fixture
+async def own_time() -> None:
+    """Time of the loop's own, in which no machine is slow: for tests of clocks. Sockets and threads have no part in it."""
+    loop: Any = asyncio.get_running_loop()
+    leap = Leap(loop)
+    loop.time, loop._selector = leap.time, leap
 
 
 @pytest.fixture

@@ -262,19 +262,19 @@ def test_fragments():
 
 
 async def test_a_relay_that_is_gone_does_not_hold_up_the_end(tmp_path):
-    """A connection whose relay answers no more is closed after a second, and nothing is left that waits."""
+    """A connection whose relay answers no more is closed long before that has been asked for the last time, and nothing is left
+    that waits."""
     turn = await asyncio.to_thread(TurnServer, tmp_path, "127.0.0.1")
     try:
-        before, loop = asyncio.all_tasks(), asyncio.get_running_loop()
+        before = asyncio.all_tasks()
         pc = RTCPeerConnection(RTCConfiguration(ice_servers_of(turn.ice_servers)))
         pc.addTransceiver("video")
         mend(pc)
         await pc.setLocalDescription()
         assert " typ relay " in pc.localDescription.sdp
         with turn.silenced():
-            began = loop.time()
-            await pc.close()
-            assert loop.time() - began < 1.5 * GOODBYE_SECONDS
+            async with asyncio.timeout(10 * GOODBYE_SECONDS):  # it would be asked for half a minute
+                await pc.close()
             assert asyncio.all_tasks() == before
     finally:
         turn.close()
@@ -291,8 +291,9 @@ async def silent_stun():
     transport.close()
 
 
-async def test_a_late_relay_is_told(tmp_path):
+async def test_a_late_relay_is_told(tmp_path, monkeypatch):
     """With a listener a description waits for no relay, and says that there is more to come; then that is told, and the end."""
+    monkeypatch.setattr("ipfs_stream_nb.webrtc.gathering.RELAY_SECONDS", 60.0)
     turn = await asyncio.to_thread(TurnServer, tmp_path, "127.0.0.1")
     pc = RTCPeerConnection(RTCConfiguration(ice_servers_of(turn.ice_servers)))
     try:

@@ -16,6 +16,8 @@ from ipfs_stream_nb.webrtc.playback import Playback
 from webrtc.packet_source import PacketSource, clip
 from webrtc.viewer import wait_until
 
+pytestmark = pytest.mark.usefixtures("own_time")
+
 
 class Listener:
     """Takes all packets of a playback as they come: (loop's time, TimedPacket) by kind."""

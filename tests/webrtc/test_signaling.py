@@ -105,7 +105,7 @@ async def test_guide_client(sources, viewer):
         answer = await viewer.answer(offer["sdp"])
         client.say({"type": "answer", "pc_id": offer["pc_id"], "sdp": answer, "sdpType": "answer"})
         assert (await client.hear())["type"] == "connected"
-        await viewer.until(lambda: 30 in viewer.numbers())
+        await viewer.until(lambda: viewer.numbers()[-1:] >= [30])
         ended = await client.hear()
         assert (ended["type"], ended["pc_id"]) == ("ended", offer["pc_id"])
 
@@ -117,11 +117,13 @@ async def test_control(sources, viewer):
         client.say({"type": "seek", "pc_id": pc_id, "position": 2.0})
         client.say({"type": "pause", "pc_id": pc_id}, {"type": "resume", "pc_id": pc_id})
         answers = [await client.hear() for _ in range(3)]
-        assert [(one["type"], one["position"], one["state"]) for one in answers] == [
-            ("playback", 2.0, "playing"),
-            ("playback", 2.0, "paused"),
-            ("playback", 2.0, "playing"),
+        assert [(one["type"], one["state"]) for one in answers] == [
+            ("playback", "playing"),
+            ("playback", "paused"),
+            ("playback", "playing"),
         ]
+        sought, stopped, goes_on = (one["position"] for one in answers)
+        assert sought == 2.0 <= stopped == goes_on
         assert {one["duration"] for one in answers} == {3.014}
         client.say({"type": "set_quality", "pc_id": pc_id, "quality": "low"})
         answer = await client.hear()
@@ -274,8 +276,13 @@ async def test_slow_content_holds_up_nothing(sources):
         assert (await client.hear())["type"] == "pong"
         for _ in range(200):
             client.say({"type": "offer_request", "cid": WEBM})
+
+        def requests():
+            return len([task for task in asyncio.all_tasks() if task.get_name() == "signaling request"])
+
+        await wait_until(lambda: requests() == 4)
         await asyncio.sleep(0.05)
-        assert len([task for task in asyncio.all_tasks() if task.get_name() == "signaling request"]) == 4
+        assert requests() == 4
         sources.wait.set()
         kinds = []
         while len(kinds) < 201:

@@ -23,6 +23,8 @@ from ipfs_stream_nb.webrtc.tracks import IPFSMediaStreamTrack
 from webrtc.packet_source import PacketSource, Sources, clip
 from webrtc.viewer import wait_until
 
+pytestmark = pytest.mark.usefixtures("own_time")
+
 NODE = object()
 
 

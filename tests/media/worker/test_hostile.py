@@ -101,7 +101,7 @@ async def test_bombs_cost_little(clip, open_clip, take):
     before = psutil.Process().memory_info().rss
     with pytest.raises(IPFSStreamError):
         source = await open_clip(index_bomb(clip(audio=False, b_frames=0), 2**31 - 1))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await take(source, "video")
     assert psutil.Process().memory_info().rss - before < 64 * 2**20
 
@@ -129,23 +129,23 @@ async def test_killed_worker_is_an_error_and_the_next_opening_works(when, open_c
 
 async def test_worker_that_stands_still_is_killed(make_pool, node, add, long_clip):
     """A worker that answers nothing, though it has all bytes, is ended after stall_seconds."""
-    pool = make_pool(stall_seconds=1.0)
+    pool = make_pool(stall_seconds=5.0)  # a machine may stand still for less
     source = await pool.open(node, await add(long_clip))
     async with aclosing(source.packets("video")) as stream:
         await anext(stream)
         os.kill(source.worker_pid, signal.SIGSTOP)
         with pytest.raises(CorruptContentError, match="stopped"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 async for _ in stream:
                     pass
 
 
 async def test_pause_is_no_stall(make_pool, node, add, long_clip):
     """A reader may pause for longer than a worker may stand still, and go on."""
-    source = await make_pool(stall_seconds=2.5, read_ahead_seconds=0.2).open(node, await add(long_clip))
+    source = await make_pool(stall_seconds=5.0, read_ahead_seconds=0.2).open(node, await add(long_clip))
     async with aclosing(source.packets("video")) as stream:
         await anext(stream)
-        await asyncio.sleep(3.3)
+        await asyncio.sleep(5.8)
         for _ in range(100):
             await anext(stream)
 
@@ -170,12 +170,12 @@ class FarNode:
 
 async def test_waiting_for_bytes_is_no_stall(make_pool, node, add, clip, take):
     """A worker that waits for far bytes longer than it may stand still goes on when they come."""
-    pool, far = make_pool(stall_seconds=2.0), FarNode(node)
+    pool, far = make_pool(stall_seconds=5.0), FarNode(node)
     source = await pool.open(far, await add(clip(width=480, height=360, grain=30, b_frames=0)))
     far.open = False
     playing = asyncio.create_task(take(source, "video"))
     await far.held.wait()
-    await asyncio.sleep(2.8)
+    await asyncio.sleep(5.8)
     far.go.set()
     assert len(await playing) == 75
 
@@ -207,7 +207,7 @@ async def test_seeks_in_far_content_do_not_pile_up(make_pool, node, add, long_cl
     assert not shelf._unborn
     far.open = True
     far.go.set()
-    async with asyncio.timeout(5), aclosing(source.packets("video", 16.0)) as stream:
+    async with asyncio.timeout(30), aclosing(source.packets("video", 16.0)) as stream:
         assert (await anext(stream)).time == pytest.approx(16.0)
 
 
@@ -226,7 +226,7 @@ async def test_hasty_seeks_hold_up_nobody(make_pool, open_clip, long_clip, take,
             await asyncio.gather(waiting, return_exceptions=True)
             await stream.aclose()
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         await asyncio.gather(*(hop() for _ in range(3)), take(source, "video", count=50))
         positions = (0.0, 5.0, 10.0, 15.0)
         played = await asyncio.gather(*(take(source, "video", at, count=30) for at in positions))

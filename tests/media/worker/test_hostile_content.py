@@ -93,7 +93,7 @@ async def confined(pool, peer):
     for shared in list(pool.opened):
         for user in list(shared.users):
             await user.close()
-    await peer.wait_until(lambda: set(process.children()) == before, 10)
+    await peer.wait_until(lambda: set(process.children()) == before, 20)
     assert process.memory_info().rss - memory < 128 * 2**20  # what the test itself decodes included
 
 

@@ -122,10 +122,10 @@ async def test_cache_is_bounded(options, clip, open_small, take, peer):
     assert [number for _, number, _ in peer.shown(await take(source, "video"), "h264")] == list(range(200))
 
 
-async def test_one_worker_for_all_who_open_a_content(open_cid, add, clip, take, peer):
+async def test_one_worker_for_all_who_open_a_content(make_pool, node, add, clip, take, peer):  # noqa: PLR0917  # what it is run with
     """Opening it twice at once gives one process, which stays as long as one of them needs it, and a moment longer."""
-    cid = await add(clip(b_frames=0))
-    first, second = await asyncio.gather(open_cid(cid), open_cid(f"/ipfs/{cid}"))
+    pool, cid = make_pool(linger_seconds=5.0), await add(clip(b_frames=0))
+    first, second = await asyncio.gather(pool.open(node, cid), pool.open(node, f"/ipfs/{cid}"))
     assert first.worker_pid == second.worker_pid
     await first.close()
     await first.close()
@@ -133,10 +133,10 @@ async def test_one_worker_for_all_who_open_a_content(open_cid, add, clip, take, 
         await take(first, "video")
     assert len(await take(second, "video")) == 75
     await second.close()
-    third = await open_cid(cid)
+    third = await pool.open(node, cid)
     assert third.worker_pid == first.worker_pid
     await third.close()
-    await peer.wait_until(lambda: not psutil.pid_exists(first.worker_pid))
+    await peer.wait_until(lambda: not psutil.pid_exists(first.worker_pid), 30)
 
 
 async def test_limits_of_workers_and_renditions(make_pool, node, add, clip, take):

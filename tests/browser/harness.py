@@ -146,6 +146,8 @@ class Relay:
         """Cuts are for connections whose first bytes hold this."""
         self.rate = 0.0
         """Bytes a second that come through from each client; 0 is as fast as can be."""
+        self.most: int | None = None
+        """Bytes that come through from all clients; what is beyond that waits until it is more."""
         self.closed = False
         """Whether new connections are refused."""
         self.requests: list[str] = []
@@ -200,6 +202,10 @@ class Relay:
         writer.transport.abort()
         self._writers.discard(writer)
 
+    @property
+    def _is_full(self) -> bool:
+        return self.most is not None and self.up >= self.most
+
     def _note(self, data: bytes) -> None:
         self.requests += [line.decode() for line in re.findall(rb"^[A-Z]+ /\S+ HTTP/1\.1(?=\r\n)", data)]
 
@@ -215,6 +221,8 @@ class Relay:
                     await asyncio.sleep(0.02)  # what was sent arrives; only then is the connection gone
                     self._cut_all()
                     return
+                while up and self._is_full and not sink.is_closing():  # noqa: ASYNC110 - another thread changes it
+                    await asyncio.sleep(0.01)
                 if up:
                     self._note(data)
                 sink.write(data)

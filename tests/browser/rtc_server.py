@@ -209,7 +209,6 @@ class Socket(WebSocketHandler):
     def open(self) -> None:
         one = self.signaling
         one.queries.append(self.request.query)
-        one.sockets.append(self)
         self.inbox: asyncio.Queue[str | None] = asyncio.Queue()
         conversation = SignalingConversation(self)
         self.manager = WebRTCStreamingManager(
@@ -217,6 +216,7 @@ class Socket(WebSocketHandler):
             tell=conversation.tell,
         )  # fmt: skip
         self.task = asyncio.create_task(self.serve(conversation))
+        one.sockets.append(self)  # complete: another thread looks at it
 
     async def serve(self, conversation: SignalingConversation) -> None:
         with contextlib.suppress(ConnectionClosedError):

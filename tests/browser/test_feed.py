@@ -20,6 +20,8 @@ from playwright.sync_api import Locator, Page, expect
 
 import ipfs_stream_nb as ipfs
 from ipfs_stream_nb.errors import UnauthorizedError
+from ipfs_stream_nb.notifications.system import MetricsCollector
+from ipfs_stream_nb.notifications.system_monitor import SystemMonitor
 from ipfs_stream_nb.security.access import AccessPolicy, Action
 from ipfs_stream_nb.widgets.notification_feed import NotificationFeed
 from ipfs_stream_nb_server import standalone
@@ -119,6 +121,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(standalone, "ServerContext", context)
+        # a slow machine is warned of, between the test's own events
+        for part in (MetricsCollector, SystemMonitor):
+            patch.setattr(part, "start", lambda _: None)
         with ipfs.connect(repo=tmp_path_factory.mktemp("repo")) as client:
             yield Server(client, **held)
 

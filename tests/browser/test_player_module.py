@@ -96,7 +96,7 @@ def frame_number(page: Page) -> int:
 
 def test_plays_by_the_pages_own_base_url(page: Page, harness: Harness, shoot: Callable[..., Path]) -> None:
     """A click plays the video from the page's base URL, and time and state reach the kernel."""
-    player = show(page)
+    player = show(page, loop=True)  # it does not end before a slow machine has paused it
     wait_for_state(page, "ready")
     assert trait(page, "duration") == pytest.approx(4, abs=0.1)
     shoot(player, "ready")
@@ -114,13 +114,13 @@ def test_plays_by_the_pages_own_base_url(page: Page, harness: Harness, shoot: Ca
 
 def test_ended_and_again(page: Page, harness: Harness) -> None:
     """At its end the state is "ended", and playing starts over."""
-    show(page, current_time=3.7)
+    show(page, path="long.mp4", current_time=59.7)
     wait_for_state(page, "ready")
     page.evaluate("last.model.message({type: 'play', id: 1})")
     wait_for_state(page, "ended")
     assert trait(page, "paused") is True
     page.locator(".ipfs-player-big").click()
-    wait_for(page, "model.get('state') === 'playing' && model.get('current_time') < 2")
+    wait_for(page, "model.get('state') === 'playing' && model.get('current_time') < 50")
 
 
 def test_path_segments_are_escaped(page: Page, harness: Harness) -> None:
@@ -131,17 +131,21 @@ def test_path_segments_are_escaped(page: Page, harness: Harness) -> None:
 
 def test_time_is_reported_four_times_a_second_and_never_comes_back(page: Page, harness: Harness) -> None:
     """Reports are throttled, and none of them makes the element seek."""
-    show(page)
+    show(page, path="long.mp4")
     wait_for_state(page, "ready")
-    page.evaluate("""() => { window.seeks = 0; document.querySelector('video').addEventListener('seeking', () => seeks++);
+    page.evaluate("""() => { Object.assign(window, {seeks: 0, ticks: 0});
+        document.querySelector('video').addEventListener('seeking', () => seeks++);
+        document.querySelector('video').addEventListener('timeupdate', () => ticks++);
         last.model.message({type: 'play', id: 1}); }""")
     wait_for(page, "model.get('current_time') > 1")
-    page.evaluate("last.model.saved.length = 0; window.from = last.model.get('current_time')")
+    page.evaluate("ticks = last.model.saved.length = 0; window.from = last.model.get('current_time')")
     wait_for(page, "model.get('current_time') > from + 1.5")
-    reports, took = page.evaluate(
-        "[last.model.saved.filter(s => 'current_time' in s).length, last.model.get('current_time') - from]"
+    reports, ticks, took = page.evaluate(
+        "[last.model.saved.filter(s => 'current_time' in s).length, ticks, last.model.get('current_time') - from]"
     )
-    assert took * 2 < reports <= took * 4 + 1
+    # one that comes a moment before its time is left to the next; a page that stands still has none
+    assert ticks / 2 - 1 <= reports <= took * 4 + 1
+    assert ticks > 0
     assert page.evaluate("seeks") == 0
 
 
@@ -378,10 +382,12 @@ def test_the_first_refusal_counts_when_the_kernel_has_nothing_better(page: Page,
 
 def test_a_silent_kernel_is_named(page: Page, harness: Harness, shoot) -> None:
     """While the kernel is busy the player says so, and gives up with a reason and a way to try again."""
-    page.evaluate("waits.kernelTimeout = 1500; limits.patience = 200")
+    page.evaluate("limits.patience = 200")
     player = show(page, same_origin=False)
     expect(player.locator(".ipfs-player-toast")).to_have_text("Waiting for the kernel…")
     shoot(player, "waiting")
+    page.evaluate("last.views[0].close(); last.stop(); waits.kernelTimeout = 300")  # from here on
+    player = show(page, same_origin=False)
     wait_for_state(page, "error")
     assert "kernel" in player.locator("[role=alert]").inner_text()
     give_token(page, harness, "t")

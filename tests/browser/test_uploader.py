@@ -158,6 +158,14 @@ class Notebook:
             self.page.wait_for_timeout(50)
         raise AssertionError(self.uploader.uploads)
 
+    def until_known(self, *names: str) -> None:
+        """Wait until Python has these uploads and no others: the page tells of them a little later."""
+        for _ in range(300):
+            if [one.name for one in self.uploader.uploads] == list(names):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(self.uploader.uploads)
+
 
 @pytest.fixture
 def notebook(
@@ -258,8 +266,7 @@ def test_errors_are_shown(notebook: Notebook, files: Path, shoot: Callable[..., 
     notebook.until("huge.iso", "error")
     notebook.press("Cancel huge.iso")
     expect(notebook.row("huge.iso")).to_have_count(0)
-    notebook.page.wait_for_timeout(600)
-    assert [one.name for one in uploader.uploads] == ["empty.dat"]
+    notebook.until_known("empty.dat")
     focused = notebook.page.evaluate("document.activeElement.getAttribute('aria-label')")
     assert focused == "Copy the CID of empty.dat"
 
@@ -283,14 +290,14 @@ def test_a_lost_connection_comes_back(notebook: Notebook, files: Path, shoot: Ca
 def test_pause_resume_and_cancel(notebook: Notebook, files: Path, shoot: Callable[..., Path]) -> None:
     """A paused upload sends nothing and can go on; a folder pauses as one; a cancelled one is gone everywhere."""
     uploader = notebook.show(pin=False, profile="unixfs-v0-2015")
-    notebook.relay.rate = 3e5  # the small files, too, are still under way when all are paused
+    notebook.relay.most = MIB  # the small files, too, are still under way when all are paused
     notebook.choose(files / "holiday.mp4")
     notebook.choose_folder(files / "photos")
     notebook.until("holiday.mp4", "uploading")
     notebook.press("Pause all")
     notebook.until("holiday.mp4", "paused")
     notebook.until("photos", "paused")
-    notebook.relay.rate, before = 0, -1  # what was under way arrives, and then nothing more
+    notebook.relay.most, before = None, -1  # what was under way arrives, and then nothing more
     while notebook.relay.up != before:
         before = notebook.relay.up
         notebook.page.wait_for_timeout(500)
@@ -308,22 +315,26 @@ def test_pause_resume_and_cancel(notebook: Notebook, files: Path, shoot: Callabl
 def test_a_reloaded_page_goes_on(notebook: Notebook, files: Path, shoot: Callable[..., Path]) -> None:
     """After a reload the unfinished upload is offered; the same file goes on where it was, and no token was kept."""
     uploader = notebook.show()
-    notebook.relay.rate = 4e6
+    notebook.relay.most = 12 * MIB  # so that it does not end before the page is reloaded
     notebook.choose(files / "notes.txt", files / "holiday.mp4")
     notebook.until("notes.txt", "done")
-    notebook.until_up(12 * MIB)
-    notebook.relay.rate = 2e5  # so that it does not end before the page is reloaded
-    notebook.page.wait_for_function(  # what is still on its way to the server may be lost with the page
-        "(size) => JSON.parse(Object.values(localStorage)[0]).some(({ sent }) => sent >= size)", arg=8 * MIB
-    )
+    arrived = "(size) => JSON.parse(Object.values(localStorage)[0]).some(({ sent }) => sent >= size)"
+    for _ in range(600):  # what is still on its way to the server may be lost with the page
+        if notebook.page.evaluate(arrived, 8 * MIB):
+            break
+        notebook.relay.most += 4096  # the page keeps how far it is as more is taken
+        notebook.page.wait_for_timeout(50)
+    assert notebook.page.evaluate(arrived, 8 * MIB)
     notebook.reload()
+    notebook.relay.cut()  # nothing more comes of the page that was
+    notebook.relay.most = None
     notebook.until("holiday.mp4", "interrupted")
     expect(notebook.row("notes.txt")).to_have_attribute("data-state", "done")
     shoot(notebook.page, "interrupted")
     kept = notebook.page.evaluate("JSON.stringify(localStorage)")
     assert "holiday.mp4" in kept
     assert "eyJ" not in kept
-    notebook.relay.rate, before = 0, notebook.relay.up
+    before = notebook.relay.up
     with notebook.page.expect_file_chooser() as chooser:
         notebook.press("Choose again and resume holiday.mp4")
     chooser.value.set_files(files / "holiday.mp4")
@@ -338,16 +349,16 @@ def test_a_reloaded_page_goes_on(notebook: Notebook, files: Path, shoot: Callabl
 def test_forgetting_what_was_interrupted(notebook: Notebook, files: Path) -> None:
     """What is not wanted any more goes from the list and from the server."""
     notebook.show()
-    notebook.relay.rate = 3e6
+    notebook.relay.most = 2 * MIB  # so that it does not end before the page is reloaded
     notebook.choose(files / "holiday.mp4")
     notebook.until("holiday.mp4", "uploading")
-    notebook.page.wait_for_timeout(500)
+    notebook.page.wait_for_function("JSON.parse(Object.values(localStorage)[0] ?? '[]')[0]?.id")
     notebook.reload()
+    notebook.relay.most = None
     identifier = notebook.page.evaluate("JSON.parse(Object.values(localStorage)[0])[0].id")
     notebook.press("Forget holiday.mp4")
     expect(notebook.root).to_have_attribute("data-state", "empty")
-    notebook.page.wait_for_timeout(700)
-    assert len(notebook.uploader.uploads) == 0
+    notebook.until_known()
     answer = notebook.page.evaluate(
         """async ([url, id]) => {
             const ask = () => new Promise((done) => { const socket = new WebSocket(url);
@@ -370,14 +381,14 @@ def test_forgetting_what_was_interrupted(notebook: Notebook, files: Path) -> Non
 def test_two_views_of_one_uploader(notebook: Notebook, files: Path) -> None:
     """Both show the same rows, whichever took the files, and a pause in one is a pause in the other."""
     notebook.show(views=2)
-    notebook.relay.rate = 6e6
+    notebook.relay.most = 4 * MIB  # so that it does not end before it is paused
     second = notebook.page.locator(".ipfs-uploader").nth(1)
     second.locator("input[type=file]").first.set_input_files([files / "holiday.mp4"])
     expect(notebook.row("holiday.mp4")).to_have_attribute("data-state", "uploading")
     second.get_by_role("button", name="Pause holiday.mp4").click()
     notebook.until("holiday.mp4", "paused")
     notebook.press("Resume holiday.mp4")
-    notebook.relay.rate = 0
+    notebook.relay.most = None
     notebook.until("holiday.mp4", "done")
     expect(second.locator(".ipfs-uploader-row")).to_have_attribute("data-state", "done")
     assert len(notebook.uploader.uploads) == 1
@@ -423,7 +434,7 @@ def test_the_keyboard_is_enough(notebook: Notebook, files: Path, shoot: Callable
     notebook.relay.rate = 2e6
     page.keyboard.press("Tab")
     with page.expect_file_chooser() as chooser:
-        page.wait_for_timeout(300)  # Playwright does not wait until it has the browser's dialogs
+        page.evaluate("0")  # behind Playwright's asking for the dialogs, for which it does not wait
         page.keyboard.press("Enter")
     chooser.value.set_files(files / "holiday.mp4")
     notebook.until("holiday.mp4", "uploading")

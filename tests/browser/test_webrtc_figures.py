@@ -170,7 +170,8 @@ def seek(run: Any, position: float) -> bool:
     """Whether a seek shows the position in time. The pictures around it come in order at any rate."""
     sought = position * RATE
     run("taken(); await player.seek(args[0])", position)
-    run("await until(() => shown.length > args[0])", RATE)
+    # a page that comes late misses pictures, and there may be too few of them to the end
+    run("await until(() => shown.length > args[0] || player.state === 'ended')", RATE)
     found = [
         (when, number) for when, number in numbered(run("return taken()")) if abs(number - sought) < 2 * RATE
     ]

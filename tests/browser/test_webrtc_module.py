@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,9 +66,9 @@ def test_plays(run: Any, page: Page, signaling: Signaling) -> None:
     assert got[1:] == [pytest.approx(8, abs=0.1), ["audio", "video"], True]
     numbers: list[int] = []
     for _ in range(100):  # the page may show the same picture for a while, but none of before
-        position = run("return player.position")
+        before = run("return player.position")
         numbers.append(frame_number(page.locator("video")))
-        assert abs(numbers[-1] / RATE - position) < 1
+        assert before - 1 < numbers[-1] / RATE < run("return player.position") + 1
         if len(set(numbers)) == 3:
             break
         run("await new Promise((done) => setTimeout(done, 100))")
@@ -189,7 +190,7 @@ def test_without_a_way_it_gives_up(run: Any, signaling: Signaling) -> None:
     (name, code, text), took, seen, state, connections, source = got
     assert (name, code) == ("IPFSStreamError", "no_media")
     assert "0.7 s" in text
-    assert 600 < took < 3000
+    assert 600 < took < 8000  # and not what is the default
     assert (seen["states"], seen["errors"]) == (["connecting", "failed"], [])
     assert (state, connections, source) == ("failed", ["closed"], None)
     assert run("return await failure(player.pause())")[1] == "no_media"
@@ -202,7 +203,10 @@ def test_a_relay_is_tried(run: Any, signaling: Signaling) -> None:
     ]
     signaling.blocked = True
     got = run(
-        """const error = await failure(player.play(clip, { patience: 4000 }));
+        """const failing = failure(player.play(clip, { patience: 4000 }));
+        await until(() => pcs.length);
+        player.wish.patience = 12000; // half of it is for the relay's way
+        const error = await failing;
         return [error, pcs.map((pc) => pc.getConfiguration().iceTransportPolicy), pcs[0].getConfiguration().iceServers];"""
     )
     assert (got[0][1], got[1]) == ("no_media", ["all", "relay"]), got[0]
@@ -270,11 +274,12 @@ def test_a_command_that_is_refused(run: Any, signaling: Signaling) -> None:
 
 def test_a_lost_connection_is_made_again(run: Any, signaling: Signaling) -> None:
     """When the socket is cut it goes on at its place in another connection, paused if it was; a seek meanwhile counts."""
-    run("await player.play(clip, { start: 4 }); await until(() => player.position > 4.3)")
+    begun = time.monotonic()
+    run("await player.play(clip, { start: 1 }); await until(() => player.position > 1.3)")
     signaling.cut()
     run("await until(() => seen.states.includes('reconnecting') && player.state === 'playing')")
     again = signaling.of("offer_request")[1]
-    assert 4 < again["start"] < 6
+    assert 1.2 < again["start"] < 1 + time.monotonic() - begun
     run("await player.pause(); seen.states.length = 0")
     signaling.cut()
     got = run(
@@ -288,10 +293,12 @@ def test_a_lost_connection_is_made_again(run: Any, signaling: Signaling) -> None
 
 def test_a_server_that_does_not_come_back(run: Any, page: Page, signaling: Signaling) -> None:
     """A connection that was lost is given up after some tries, which onError is told of, once."""
-    run("m.limits.attempts = 2; await player.play(clip); player.wish.patience = 1000")
+    run("m.limits.attempts = 2; await player.play(clip); player.wish.patience = 4000")
     signaling.blocked = True
     signaling.cut()
-    got = run("await until(() => player.state === 'failed'); return [seen.errors, seen.states.slice(-2)]")
+    got = run(
+        "await until(() => player.state === 'failed', 30000); return [seen.errors, seen.states.slice(-2)]"
+    )
     assert len(got[0]) == 1
     assert got[0][0][0] == "disconnected"
     assert got[1] == ["reconnecting", "failed"]

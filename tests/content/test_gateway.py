@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import range_oracle
 from gateway_site import CLIP, HTML, MANY, ODD_NAMES, Site
-from ipfs_stream_nb.content import mime
+from ipfs_stream_nb.content import mime, reading
 from ipfs_stream_nb.content.blocks import BlockStore
 from ipfs_stream_nb.content.car import CarDecoder, encode_header, encode_section
 from ipfs_stream_nb.content.cid import CID, RAW
@@ -89,6 +89,12 @@ def daemon(kubo):
     car = encode_header([blocks[0][0]]) + b"".join(encode_section(*block) for block in blocks)
     kubo.run("dag", "import", "--pin-roots=false", data=car)
     return kubo.api
+
+
+@pytest.fixture(autouse=True)
+def _kept_stats(monkeypatch):
+    """What was looked at is not looked at again, however long a busy machine takes."""
+    monkeypatch.setattr(reading, "STAT_CACHE_SECONDS", 3600.0)
 
 
 @pytest.fixture(params=["embedded", "kubo"])

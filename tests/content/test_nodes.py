@@ -15,6 +15,7 @@ from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.content.kubo.node import KuboNode
 from ipfs_stream_nb.content.nodes import NodeSettings, open_node
+from ipfs_stream_nb.content.retrieval import health
 from ipfs_stream_nb.content.retrieval.settings import RetrievalSettings
 from ipfs_stream_nb.errors import (
     BadRequestError,
@@ -30,9 +31,9 @@ NOBODY = RetrievalSettings(gateways=(), routers=())
 
 
 @contextlib.asynccontextmanager
-async def opened(repo, *, gateways=(), **settings):
+async def opened(repo, *, gateways=(), answer_timeout=60.0, **settings):
     """A node over an own store with these settings."""
-    retrieval = RetrievalSettings(gateways=gateways, routers=(), answer_timeout=2.0, max_retries=0)
+    retrieval = RetrievalSettings(gateways=gateways, routers=(), answer_timeout=answer_timeout, max_retries=0)
     node = await open_node(NodeSettings(repo=repo, min_free=0, retrieval=retrieval, **settings))
     try:
         yield node
@@ -56,6 +57,12 @@ async def silent_listener():
         ended.set()
         server.close()
         await server.wait_closed()
+
+
+@pytest.fixture
+def _long_rests(monkeypatch):
+    """A daemon that rests is not asked again before the test has seen it, however busy the machine is."""
+    monkeypatch.setattr(health, "NEAR_REST_SECONDS", 600.0)
 
 
 @pytest.fixture
@@ -122,6 +129,7 @@ async def test_embedded_asks_no_kubo(only_in_kubo, kubo, tmp_path, monkeypatch):
         assert node.retriever is None
 
 
+@pytest.mark.usefixtures("_long_rests")
 async def test_a_gateway_gives_what_kubo_cannot(kubo, only_in_kubo, tmp_path):
     """A daemon that is found and does not run is no error: the gateways are asked, and it rests."""
     data, cid = only_in_kubo
@@ -134,6 +142,7 @@ async def test_a_gateway_gives_what_kubo_cannot(kubo, only_in_kubo, tmp_path):
         assert [origin.source for origin in (await node.sources(cid)).origins] == [kubo.gateway]
 
 
+@pytest.mark.usefixtures("_long_rests")
 async def test_a_kubo_that_hangs_is_passed_over(kubo, only_in_kubo, tmp_path, monkeypatch):
     """A daemon that takes connections and never answers costs one short wait, and then rests."""
     monkeypatch.setattr("ipfs_stream_nb.content.kubo.rpc.MARGIN", 0.2)
@@ -149,7 +158,7 @@ async def test_a_kubo_that_hangs_is_passed_over(kubo, only_in_kubo, tmp_path, mo
 
 async def test_what_nobody_has_tells_who_was_asked(kubo, tmp_path):
     """The error names every source that was tried."""
-    async with opened(tmp_path, kubo_api=kubo.api, gateways=(kubo.gateway,)) as node:
+    async with opened(tmp_path, kubo_api=kubo.api, gateways=(kubo.gateway,), answer_timeout=2.0) as node:
         with pytest.raises((NotFoundError, RetrievalError, RetrievalTimeoutError)) as caught:
             await read(node, CID.of(secrets.token_bytes(10)))
     assert f"Kubo at {kubo.api}" in str(caught.value)

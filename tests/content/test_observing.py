@@ -29,6 +29,12 @@ MIB = 1 << 20
 SETTINGS = RetrievalSettings((), (), max_retries=0)
 
 
+@pytest.fixture(autouse=True)
+def _no_slow_pins(monkeypatch):
+    """However long a busy machine takes; tests of slow pins say what is slow."""
+    monkeypatch.setattr(observing, "SLOW_PIN", 3600.0)
+
+
 @pytest.fixture
 async def embedded(tmp_path):
     async with await EmbeddedNode.open(tmp_path / "repo", min_free=0) as node:
@@ -332,6 +338,7 @@ async def test_a_slow_pin_is_told_as_it_goes(slow):
 async def test_progress_is_told_some_times_a_second(tmp_path, monkeypatch):
     """However often it comes."""
     monkeypatch.setattr(observing, "SLOW_PIN", 0.02)
+    monkeypatch.setattr(observing, "PROGRESS_EVERY", 3600.0)  # so that how long it takes does not count
     async with Far(tmp_path) as far:
         told, got = watch(far.node), []
         pinning = asyncio.create_task(far.node.pin(far.added.cid, progress=got.append))
@@ -339,7 +346,7 @@ async def test_progress_is_told_some_times_a_second(tmp_path, monkeypatch):
         far.go.set()
         await pinning
         assert len(got) > 10
-        assert kinds(told).count("pin_progress") <= 2
+        assert kinds(told).count("pin_progress") == 1
 
 
 async def test_a_quick_pin_tells_no_progress(embedded):

@@ -21,8 +21,8 @@ from ipfs_stream_nb.content.pipe import (
 )
 from ipfs_stream_nb.errors import BadRequestError, NotFoundError, RetrievalError
 
-SECONDS = 5
-"""After which a test that waits has failed."""
+SECONDS = 60
+"""After which a test that waits has failed: not a machine that stands still for some of them."""
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ async def test_sending(node):
     assert visits >= 1
 
 
-async def test_lingering(node):
+async def test_lingering(node, monkeypatch):
     """With `linger`, a visit goes on as long as the other side reads, and ends when it stops."""
     found = await ranges_of(node, await add(node, DATA))
     left, right = socket.socketpair()
@@ -196,14 +196,10 @@ async def test_lingering(node):
     with left, right:
         thread = threading.Thread(target=receive)
         thread.start()
-        rest, visits = found, 0
-        while rest:
-            rest = await send_ranges(left, rest, linger=True)
-            visits += 1
+        with monkeypatch.context() as patch:
+            patch.setattr(stored, "LINGER_MS", 60_000)  # a busy machine may hold the reader up
+            assert await send_ranges(left, found, linger=True) == []
         thread.join()
         assert bytes(received) == DATA
-        assert (
-            visits < len(DATA) / 200_000
-        )  # a socketpair's buffer; without lingering each visit sends about one
         rest = await send_ranges(left, found, linger=True)
         assert sum(map(len, rest)) > MIB  # nobody reads any more

@@ -253,8 +253,9 @@ async def test_a_second_connection_takes_over(node):
     assert (await second.finish()).cid == import_bytes(data).root
 
 
-async def test_another_process_takes_over(tmp_path):
+async def test_another_process_takes_over(tmp_path, monkeypatch):
     """The same where the other connection is another process's, which this one cannot tell: it finds out by itself."""
+    monkeypatch.setattr(uploads, "CHECKPOINT_SECONDS", 3600.0)  # however long a busy machine takes
     data = random.Random(1).randbytes(2 * MIB)
     async with (
         await EmbeddedNode.open(tmp_path / "repo", min_free=0) as one,
@@ -296,8 +297,9 @@ async def test_ids_that_are_none(node, upload_id):
         await node.uploads.resume(upload_id)
 
 
-async def test_an_id_that_is_not_there(node):
+async def test_an_id_that_is_not_there(node, monkeypatch):
     """An id that is not known, was cancelled or has expired is not found; the writer that had it is told as well."""
+    monkeypatch.setattr(uploads, "CHECKPOINT_SECONDS", 3600.0)  # so that there is something left to store
     with pytest.raises(NotFoundError, match="no upload"):
         await node.uploads.resume("ab" * 16)
     for end in (lambda file: file.abort(), lambda _file: asyncio.to_thread(node.store.uploads.expire, -1)):

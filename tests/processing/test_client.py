@@ -56,7 +56,7 @@ async def test_events_go_where_the_client_sends_them(tmp_path):
         assert set(told) == {("system_info", "mine", s) for s in ("starting", "processing", "completed")}
 
 
-def test_ctrl_c_ends_a_transcode(tmp_path, clip):
+def test_ctrl_c_ends_a_transcode(tmp_path, clip, monkeypatch):
     """Ctrl-C in a cell ends the work at once, with its event, and the client goes on."""
     with ipfs.connect(repo=tmp_path / "repo") as client:
         statuses = []
@@ -69,6 +69,8 @@ def test_ctrl_c_ends_a_transcode(tmp_path, clip):
         cid = client.add(clip(width=640, height=480, duration=3.0, grain=20), progress=False)
         client._session.client._reports.reporter.emit = emit
         pins = len(client.pins())
+        # so that it is not done before this thread hears of the signal
+        monkeypatch.setattr(EmbeddedNode, "add", lambda *_args, **_options: asyncio.Event().wait())
         with pytest.raises(KeyboardInterrupt):
             client.process(cid, "transcode", progress=False)
         assert statuses[-1] == "cancelled"

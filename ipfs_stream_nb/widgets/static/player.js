@@ -136,7 +136,7 @@ class View {
       ended: () => this.setState("ended"),
       seeking: () => this.stage.classList.add("is-seeking"),
       seeked: () => this.seeked(),
-      timeupdate: () => this.tick(),
+      timeupdate: () => this.tick(this.media.paused), // what is said of a place that stays is the last word
       progress: () => this.paintProgress(),
       volumechange: () => this.report({ volume: media.volume, muted: media.muted }),
       silenced: () => (this.unmute.hidden = false),

@@ -179,11 +179,14 @@ def test_collecting_while_another_process_adds(path) -> None:
     """Two processes add and pin while a third collects as fast as it can: all that was acknowledged is there."""
     with BlockStore.open(path, min_free=0) as store:
         collector = start("collects", path)
+        collector.stdout.readline()  # it is at work
         adders = [start("adds", path, seed, 60) for seed in (10_000, 20_000)]
         roots = [CID.parse(line) for adder in adders for line in stop(adder)]
-        collections = stop(collector)
         assert len(roots) == 120
-        assert sum(map(int, collections)) > 0
+        # some of what they left was collected, at the latest now that they are done
+        while not int(collector.stdout.readline()):
+            pass
+        stop(collector)
         found = reachable(store, roots)
         store.gc()
         assert stored_keys(store) == found

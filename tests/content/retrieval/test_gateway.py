@@ -8,6 +8,7 @@ import gzip
 import os
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -30,7 +31,14 @@ from ipfs_stream_nb.errors import (
     UnreachableError,
 )
 
-QUICK = RetrievalSettings(answer_timeout=0.5, stall_timeout=0.5, block_timeout=1, connect_timeout=2)
+PATIENT = RetrievalSettings(answer_timeout=60, stall_timeout=60, block_timeout=60, connect_timeout=60)
+"""Time for a busy machine to answer in."""
+HASTE = {
+    RetrievalTimeoutError: replace(PATIENT, answer_timeout=0.5),
+    StalledError: replace(PATIENT, stall_timeout=0.5),
+    TooSlowError: replace(PATIENT, block_timeout=1),
+}
+"""Little time for one thing alone, so that it is certain which of the errors comes."""
 
 
 @pytest.fixture
@@ -41,7 +49,7 @@ async def proxy(kubo):
 
 @pytest.fixture
 async def gateway(proxy):
-    gateway = TrustlessGateway(proxy.url, QUICK)
+    gateway = TrustlessGateway(proxy.url, PATIENT)
     yield gateway
     await gateway.close()
 
@@ -109,10 +117,12 @@ async def test_a_run_has_the_blocks_of_a_range(gateway, kubo):
 async def test_every_failure_has_its_error(gateway, proxy, block, fault, error):
     """What passes, what does not, and what asks for patience are told apart."""
     proxy.rule = lambda _: fault
+    gateway.settings = HASTE.get(error, PATIENT)
     with pytest.raises(error) as raised:
         await gateway.get(block[0])
     assert type(raised.value) is error
     proxy.rule = None
+    gateway.settings = PATIENT
     assert await gateway.get(block[0]) == block[1]
 
 
@@ -173,7 +183,7 @@ async def test_redirects_are_followed(kubo, block):
     """A subdomain gateway sends us elsewhere."""
     async with FaultProxy(kubo.gateway) as target, FaultProxy(kubo.gateway) as first:
         first.rule = lambda request: Fault(status=307, headers={"Location": target.url + request.path})
-        gateway = TrustlessGateway(first.url, QUICK)
+        gateway = TrustlessGateway(first.url, PATIENT)
         assert await gateway.get(block[0]) == block[1]
         await gateway.close()
         assert len(first.requests) == len(target.requests) == 1
@@ -190,6 +200,7 @@ async def test_redirects_end(gateway, proxy, block):
 async def test_redirects_have_one_deadline(gateway, proxy, block):
     """One that sends us on and on, each time in good time, has no more time than one that does not answer."""
     proxy.rule = lambda request: Fault(delay=0.2, status=302, headers={"Location": request.path})
+    gateway.settings = HASTE[RetrievalTimeoutError]
     with pytest.raises(RetrievalTimeoutError):
         await gateway.get(block[0])
     assert len(proxy.requests) <= 3
@@ -199,6 +210,7 @@ async def test_a_trickle_of_anything_has_an_end(gateway, proxy, block):
     """What is no block has the time that an answer has to begin, however steadily its bytes come."""
     proxy.rule = lambda _: Fault(drip=0.02)
     async with gateway.request(f"ipfs/{block[0]}", {"format": "raw"}, {}) as response:
+        gateway.settings = HASTE[RetrievalTimeoutError]
         with pytest.raises(TooSlowError, match=r"all of a list was not there after 0.5 s"):
             await gateway.read(response, 1 << 20, "a list")
 
@@ -262,7 +274,7 @@ class Public(TrustlessGateway):
 @pytest.mark.parametrize("host", INNER)
 def test_a_public_gateway_leads_nowhere_inside(host):
     """Redirects to addresses of an inner network are refused, however they are written."""
-    gateway = Public("https://gateway.example", QUICK)
+    gateway = Public("https://gateway.example", PATIENT)
     with pytest.raises(RetrievalError, match="inner network"):
         gateway._redirected(gateway.url, f"https://{host}/x")
 
@@ -282,7 +294,7 @@ async def test_nothing_is_sent_to_where_a_public_gateway_must_not_lead(kubo, mon
 
     monkeypatch.setattr(socket, "getaddrinfo", inside)
     async with FaultProxy(kubo.gateway) as target, FaultProxy(kubo.gateway) as first:
-        gateway = Public(first.url, QUICK)
+        gateway = Public(first.url, PATIENT)
         port = target.url.rpartition(":")[2]
         for host, text in (("127.0.0.1", "inner network"), ("inside.example", "no public address")):
             first.rule = lambda request, host=host: Fault(
@@ -291,7 +303,7 @@ async def test_nothing_is_sent_to_where_a_public_gateway_must_not_lead(kubo, mon
             with pytest.raises(RetrievalError, match=text):
                 await gateway.get(block[0])
         assert target.requests == []
-        trusted = TrustlessGateway(first.url, QUICK)
+        trusted = TrustlessGateway(first.url, PATIENT)
         assert await trusted.get(block[0]) == block[1]
         assert len(target.requests) == 1
         await gateway.close()
@@ -304,7 +316,7 @@ async def test_the_operators_proxy_may_be_inside(kubo, monkeypatch, block):
         monkeypatch.setenv("http_proxy", proxy.url.replace("127.0.0.1", "localhost"))
         monkeypatch.setenv("no_proxy", "")
         proxy.rule = lambda _: Fault(status=200, body=block[1])
-        gateway = TrustlessGateway("http://gateway.example", QUICK)
+        gateway = TrustlessGateway("http://gateway.example", PATIENT)
         assert await gateway.get(block[0]) == block[1]
         assert proxy.requests[0].path.startswith("http://gateway.example/ipfs/")
         await gateway.close()
@@ -312,14 +324,14 @@ async def test_the_operators_proxy_may_be_inside(kubo, monkeypatch, block):
 
 async def test_a_subdomain_gateway_on_this_machine(kubo, block):
     """Kubo sends us from localhost to CID.ipfs.localhost, which the system's resolver need not know."""
-    gateway = TrustlessGateway(f"http://localhost:{kubo.gateway_port}", QUICK)
+    gateway = TrustlessGateway(f"http://localhost:{kubo.gateway_port}", PATIENT)
     assert await gateway.get(block[0]) == block[1]
     await gateway.close()
 
 
 def test_https_is_not_left():
     """A redirect to http is refused."""
-    gateway = TrustlessGateway("https://gateway.example", QUICK)
+    gateway = TrustlessGateway("https://gateway.example", PATIENT)
     with pytest.raises(RetrievalError, match="https to http"):
         gateway._redirected(gateway.url, "http://gateway.example/")
 
@@ -327,7 +339,7 @@ def test_https_is_not_left():
 async def test_nobody_there_is_told_at_once(unused_tcp_port):
     """A port that nobody listens on, and a name that does not exist."""
     for url in (f"http://127.0.0.1:{unused_tcp_port}", "http://no-such-host.invalid", "http://kubo:1"):
-        gateway = TrustlessGateway(url, QUICK)
+        gateway = TrustlessGateway(url, PATIENT)
         with pytest.raises(UnreachableError):
             await gateway.get(CID.of(b"x", RAW))
         await gateway.close()

@@ -34,8 +34,10 @@ def test_gives_results_and_errors(loop):
         loop.run(late)
 
 
-def test_ctrl_c_cancels_the_operation(loop):
+def test_ctrl_c_cancels_the_operation(loop, monkeypatch):
     """KeyboardInterrupt ends the wait at once, after the operation has cleaned up."""
+    # longer than a busy machine takes: what waits for the end of it is told by the clock below
+    monkeypatch.setattr("ipfs_stream_nb.clients.loop.CANCEL_WAIT", 60.0)
     cleaned = threading.Event()
     begun = threading.Event()
 
@@ -56,7 +58,7 @@ def test_ctrl_c_cancels_the_operation(loop):
     with pytest.raises(KeyboardInterrupt):
         loop.run(forever)
     assert cleaned.is_set()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 def test_works_while_a_loop_runs(loop):
@@ -110,7 +112,7 @@ def test_the_end_cancels_what_runs():
     caller.start()
     begun.wait()
     loop.stop()
-    caller.join(5)
+    caller.join(60)
     assert errors == ["this client was closed in the middle of the call"]
 
 

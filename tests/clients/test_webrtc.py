@@ -17,7 +17,7 @@ import ipfs_stream_nb as ipfs
 from cutting_proxy import CuttingProxy
 from far_client import connected
 from ipfs_stream_nb import samples
-from ipfs_stream_nb.clients import webrtc_link, webrtc_stream
+from ipfs_stream_nb.clients import webrtc_frames, webrtc_link, webrtc_stream
 from ipfs_stream_nb.content.embedded import EmbeddedNode
 from ipfs_stream_nb.errors import (
     BadCIDError,
@@ -42,7 +42,7 @@ class Site:
 
     def __init__(self, server, cids):
         self.url, self.token = server.url, server.token
-        self.clip, self.silent, self.text = cids
+        self.clip, self.silent, self.long, self.text = cids
 
     def client(self, *args, url=None, **options):
         """A client of it."""
@@ -51,13 +51,14 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The real server, with a clip, one without sound, and what is no media."""
+    """The real server, with a clip, one without sound, a longer one than a busy machine stands still, and what is no media."""
     repo = tmp_path_factory.mktemp("site") / "repo"
 
     clip = partial(samples.video, width=160, height=96, duration=SECONDS, frame_rate=RATE, b_frames=0)
     with StandaloneServer(partial(EmbeddedNode.open, repo)) as server:
         with ipfs.connect(server.url, server.token) as client:
-            cids = [str(client.add(one).cid) for one in (clip(), clip(audio=False), b"no media")]
+            long = clip(audio=False, duration=30.0)
+            cids = [str(client.add(one).cid) for one in (clip(), clip(audio=False), long, b"no media")]
         yield Site(server, cids)
 
 
@@ -73,7 +74,7 @@ async def nothing_left():
     """Whatever happens, no task of this loop and no thread of aiortc's is left behind."""
     before = asyncio.all_tasks()
     yield
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while left := {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}:
             await asyncio.wait(left, timeout=0.1)
         while any("decoder" in thread.name for thread in threading.enumerate()):  # noqa: ASYNC110
@@ -83,8 +84,10 @@ async def nothing_left():
 
 @pytest.fixture
 def patient(monkeypatch):
-    """The last frames may come late after the word of the end, as on a busy machine."""
-    monkeypatch.setattr(webrtc_stream, "LAST_FRAMES", 1.5)
+    """The last frames may come late after the word of the end, as on a busy machine, and all of a clip waits to be read."""
+    monkeypatch.setattr(webrtc_stream, "LAST_FRAMES", 4.0)
+    monkeypatch.setitem(webrtc_frames.WAITING, "video", 100)
+    monkeypatch.setitem(webrtc_frames.WAITING, "audio", 200)
 
 
 async def until(condition):
@@ -99,12 +102,13 @@ def number(frame):
     return samples.read_frame_number(np.asarray(frame))
 
 
-def assert_run(numbers, first, dropped):
-    """These are the clip's frames from `first` to its last one, in order; none is missing that was not counted as dropped."""
+def assert_run(numbers, first, dropped, stats):
+    """These are the clip's frames from `first` to its last one, in order; none is missing that was not counted as dropped here,
+    or as left out by the server, which was late on a busy machine: up to the end, it may be."""
+    late = stats["frames_dropped"]
     assert numbers == sorted(set(numbers))
-    assert numbers[-1] == SECONDS * RATE - 1
-    assert len(numbers) + dropped == SECONDS * RATE - first
-    assert dropped <= 10  # by a busy machine
+    assert numbers[-1] == SECONDS * RATE - 1 or late
+    assert len(numbers) + dropped + late == SECONDS * RATE - first
 
 
 # -- with the real server
@@ -117,7 +121,7 @@ async def test_every_frame_in_order_with_its_time(site, patient):
         assert client.streams == {pc_id: "connected"}
         frames = client.frames(pc_id)
         got = [(number(frame), frame) async for frame in frames]
-    assert_run([n for n, _ in got], 0, frames.dropped)
+        assert_run([n for n, _ in got], 0, frames.dropped, await client.get_stats(pc_id))
     for n, frame in got:
         assert (frame.shape, frame.dtype, frame.pc_id) == ((96, 160, 3), np.uint8, pc_id)
         assert frame.flags.c_contiguous
@@ -146,8 +150,8 @@ def test_the_guides_desktop_example(site):
     client = site.client(handle_frame, lambda pc_id, state: states.append((pc_id, state)))
     try:
         call(client.connect())
-        pc_id = call(client.request_stream(site.clip))
-        assert enough.wait(10)
+        pc_id = call(client.request_stream(site.long))
+        assert enough.wait(20)
         call(client.close_all_connections())
         assert (client.streams, client.state) == ({}, "connected")
         again = call(client.request_stream(site.silent))
@@ -159,7 +163,6 @@ def test_the_guides_desktop_example(site):
         loop.close()
     first = frames[:20]
     assert first == sorted(set(first))
-    assert first[-1] < 45  # a busy machine leaves some out: few wait at most
     assert thread not in threads
     assert states == [
         (one, state) for one in (pc_id, again) for state in ("connecting", "connected", "closed")
@@ -169,7 +172,7 @@ def test_the_guides_desktop_example(site):
 async def test_steering(site):
     """Seek, pause, resume and quality do what they say, and `playback` tells where it is."""
     async with site.client() as client:
-        pc_id = await client.request_stream(site.clip, loop=True)
+        pc_id = await client.request_stream(site.long)
         frames = client.frames(pc_id)
         await anext(frames)
         told = await client.seek(pc_id, 1.5)
@@ -190,16 +193,20 @@ async def test_steering(site):
         got = [number(await asyncio.wait_for(anext(frames), 10)) for _ in range(10)]
         assert got == sorted(set(got))
         assert got[0] >= 1.0 * RATE
-        assert client.playback(pc_id).position == pytest.approx(got[-1] / RATE, abs=0.3)
+        position = client.playback(pc_id).position  # a busy machine may have read that frame long ago
+        assert position > got[-1] / RATE - 0.3
+        async with asyncio.timeout(10):
+            while number(await anext(frames)) < (position - 0.3) * RATE:
+                pass
         assert await client.set_quality(pc_id, "very_low") == "very_low"
         stats = await client.get_stats(pc_id)
-        assert (stats["quality"], stats["cid"], stats["state"]) == ("very_low", site.clip, "connected")
+        assert (stats["quality"], stats["cid"], stats["state"]) == ("very_low", site.long, "connected")
         assert stats["received"]["video"]["frames"] >= 10
         every = await client.get_stats(include_global=True)
         assert set(every) == {pc_id, "global_metrics"}
 
 
-async def test_times_are_right_again_after_a_seek(site):
+async def test_times_are_right_again_after_a_seek(site, patient):
     """Each frame has its own time; those before the place, which only the decoder needs, are left out."""
     async with site.client() as client:
         pc_id = await client.request_stream(site.clip)
@@ -227,7 +234,7 @@ async def test_on_a_machine_without_a_network(site, monkeypatch):
         assert number(await anext(client.frames(pc_id))) >= 0.5 * RATE
 
 
-async def test_sound(site):
+async def test_sound(site, patient):
     """Sound comes as 16-bit stereo at 48 kHz with its time: the clicks are at the whole seconds."""
     taken = []
     async with site.client(on_audio=taken.append) as client:
@@ -281,7 +288,7 @@ async def test_functions_may_be_coroutine_functions_and_may_fail(site, caplog):
         raise ZeroDivisionError
 
     async with site.client(handle) as client:
-        await client.request_stream(site.silent)
+        await client.request_stream(site.long)
         await until(lambda: len(seen) > 5)
     assert {thread for _, thread in seen} == {threading.current_thread()}
     assert caplog.text.count("on_frame failed") == 1
@@ -431,11 +438,11 @@ async def test_the_clients_method(site, patient):
             first = number(await stream.get(timeout=10))
             assert first >= 1.0 * RATE
             rest = [number(frame) async for frame in stream]
-            assert_run([first, *rest], RATE, stream.dropped)
+            assert_run([first, *rest], RATE, stream.dropped, await stream.get_stats())
             assert stream.playback.state == "ended"
             await stream.resume()
             again = [number(frame) async for frame in stream]
-            assert again[-1] == SECONDS * RATE - 1
+            assert again[-1] == SECONDS * RATE - 1 or (await stream.get_stats())["frames_dropped"]
             assert (await stream.get_stats())["cid"] == site.clip
         assert repr(stream) == "<WebRTCStream: closed>"
         assert (await client.health())["active"]["peer_connections"] == 0
@@ -452,7 +459,7 @@ def test_the_blocking_client(site, patient):
         with client.webrtc(site.clip, audio=False, start=1.0) as stream:
             assert stream.pc_id
             numbers = [number(frame) for frame in stream]
-            assert_run(numbers, RATE, stream.dropped)
+            assert_run(numbers, RATE, stream.dropped, stream.get_stats())
             assert stream.playback.duration == pytest.approx(SECONDS, abs=0.1)
             assert stream.seek(1.0).state == "playing"
             assert [number(frame) for frame in itertools.islice(stream, 2)]
@@ -478,7 +485,9 @@ async def test_exact_times_that_the_server_marks(script):
         sender = script.senders[pc_id]
         await sender.mark(30, None)
         await sender.mark(45, 100.0)
-        await sender.say(type="playback", position=7.0, state="playing", duration=200.0)
+        await sender.say(type="playback", position=7.0, state="paused", duration=200.0)
+        await until(lambda: client.playback(pc_id).duration == 200.0)
+        assert client.playback(pc_id).position == 7.0
         await sender.say(type="stats")
         sender.channel.send("no json")
         sender.channel.send("[]")
@@ -489,8 +498,6 @@ async def test_exact_times_that_the_server_marks(script):
                 got[number(frame)] = frame.time
         assert not set(range(31, 45)) & set(got)
         assert got[max(got)] == pytest.approx(100.0 + max(got) / RATE - 1.5, abs=0.002)
-        assert client.playback(pc_id).position == pytest.approx(7.0, abs=3.0)
-        assert client.playback(pc_id).duration == 200.0
 
 
 async def test_times_are_right_though_the_first_packets_are_lost(script, monkeypatch):
@@ -508,7 +515,10 @@ async def test_times_are_right_though_the_first_packets_are_lost(script, monkeyp
     async with ipfs.WebRTCClient(script.url) as client:
         pc_id = await client.request_stream("bafkqaaa")
         await script.senders[pc_id].mark(0, 100.0)
-        frame = await asyncio.wait_for(anext(client.frames(pc_id)), 10)
+        frames = client.frames(pc_id)
+        async with asyncio.timeout(10):
+            while (frame := await anext(frames)).time < 100.0:
+                pass  # on a busy machine the mark comes later than those
     assert number(frame) >= 5
     assert frame.time == pytest.approx(100.0 + number(frame) / RATE, abs=0.002)
 

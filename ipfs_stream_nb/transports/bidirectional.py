@@ -366,10 +366,24 @@ class BidirectionalConversation:
                 await handler.suspend()
 
     async def _take_in(self, transfer: _Transfer, handler: IPFSUploadHandler, watch: UploadWatch) -> None:
-        """All bytes of an add, giving credit as they are taken."""
-        assert transfer.pipe is not None  # noqa: S101  # an add has one
-        told, given = time.monotonic(), 0
-        while chunk := await self._from_pipe(transfer, handler):
+        """All bytes of an add, giving credit as they are taken; while none come, what came is made durable."""
+        pipe = transfer.pipe
+        assert pipe is not None  # noqa: S101  # an add has one
+        told, given, durable = time.monotonic(), 0, handler.durable
+
+        async def tell() -> None:
+            nonlocal told, durable
+            told, progress = time.monotonic(), handler.get_progress()
+            durable = progress["durable"]
+            watch.progress(progress)
+            await self._connection.send_json(progress | transfer.answer)
+
+        async def checkpoint() -> None:
+            await handler.checkpoint()
+            if handler.durable != durable:  # also by a write since: the client may wait for it
+                await tell()
+
+        while chunk := await patiently(pipe.read_some, self._limits.stall_timeout, checkpoint):
             check_room(handler, len(chunk), self._limits.upload)
             await handler.add_chunk(chunk)
             given += len(chunk)
@@ -377,21 +391,7 @@ class BidirectionalConversation:
                 await self._connection.send_json({"type": "credit", "bytes": given} | transfer.answer)
                 given = 0
             if time.monotonic() - told >= PROGRESS_SECONDS:
-                told, progress = time.monotonic(), handler.get_progress()
-                watch.progress(progress)
-                await self._connection.send_json(progress | transfer.answer)
-
-    async def _from_pipe(self, transfer: _Transfer, handler: IPFSUploadHandler) -> bytes:
-        """The next bytes; while none come, what came is made durable."""
-        assert transfer.pipe is not None  # noqa: S101  # an add has one
-
-        async def checkpoint() -> None:
-            before = handler.durable
-            await handler.checkpoint()
-            if handler.durable != before:
-                await self._connection.send_json(handler.get_progress() | transfer.answer)
-
-        return await patiently(transfer.pipe.read_some, self._limits.stall_timeout, checkpoint)
+                await tell()
 
     async def _pin(self, root: CID) -> _Message:
         return {"type": "pin_result", "success": True, "cid": str((await self._api.pin(root)).cid)}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ipfs_stream_nb.content import uploads
 from ipfs_stream_nb.content.cid import CID
 from ipfs_stream_nb.content.importer import import_bytes
 from ipfs_stream_nb.errors import UnauthorizedError
@@ -199,8 +200,11 @@ async def test_time_outs_of_single_transfers(node, large):
         assert (await collect(link, 1))[0][1][-1]["bytes_sent"] == 10
 
 
-async def test_an_add_that_drips(node, monkeypatch):
-    """Bytes that come slowly are taken as they come: they count against the time-out, and pauses make them durable."""
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+async def test_an_add_that_drips(node, monkeypatch, seconds):
+    """Bytes that come slowly are taken as they come: they count against the time-out, and pauses make them durable, unless writing
+    has; both is told."""
+    monkeypatch.setattr(uploads, "CHECKPOINT_SECONDS", seconds)
     monkeypatch.setattr(upload, "IDLE_CHECKPOINT", 0.02)
     async with conversing(node) as link:
         await link.hear_type("welcome")

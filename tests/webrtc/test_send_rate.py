@@ -238,7 +238,7 @@ async def test_tracks_that_are_removed_say_nothing():
             await manager.handle_answer(pc_id, await viewer.answer(offer["sdp"]))
             await rate._read_reports(time.monotonic())
         assert manager.peer(pc_id).media.tracks == {}
-        assert rate.estimator.target == target
+        assert rate.estimator.target >= target
 
 
 async def test_a_look_that_fails_is_not_the_last(monkeypatch, caplog):

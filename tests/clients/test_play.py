@@ -53,7 +53,9 @@ def test_play_offers_its_options(repo, clip):
 
 async def test_play_of_the_async_client(repo, clip):
     """The async client plays too, over a blocking twin of itself that ends with it."""
-    before = set(threading.enumerate())  # a file system of another test may have one for as long as the process lives
+    before = set(
+        threading.enumerate()
+    )  # a file system of another test may have one for as long as the process lives
     async with await ipfs.connect_async() as client:
         player = await client.play(await client.add(clip))
         assert player.kind == "video"

@@ -756,7 +756,7 @@ async def test_space_is_used_again(home):
             await engine.trim()  # it does so by itself, now sooner and now later
             sizes.append(_footprint(home))
     assert max(sizes) < 16 << 20
-    assert max(sizes[7:]) <= max(sizes[:7]) * 1.4  # 13 MB more if it was not
+    assert max(sizes[7:]) <= max(sizes[:7]) * 1.4  # twice, if it was not
 
 
 async def test_the_limit_of_bytes(home):

@@ -55,7 +55,7 @@ class Reporter:
         """The loop's time of the next one."""
         self._changed = asyncio.Event()
         self._marks: deque[dict[str, Any]] = deque(maxlen=MAX_MARKS)
-        channel.on("open", self._send_marks)
+        channel.on("open", self._opened)
         channel.on("message", self._take)
 
     def changed(self) -> None:
@@ -71,6 +71,10 @@ class Reporter:
         """Send a mark, once the channel is open and has room."""
         self._marks.append(message)
         self._send_marks()
+
+    def _opened(self) -> None:
+        self._send_marks()
+        self._changed.set()
 
     def _send_marks(self) -> None:
         while self._marks and self._is_ready():
@@ -105,11 +109,8 @@ class Reporter:
         while True:
             message = self._playback()
             due = message["state"] == "playing" and loop.time() >= next_position
-            if (
-                due
-                or message["state"] != told.get("state")
-                or (message["state"] != "playing" and message != told)
-            ):
+            changed = message["state"] != told.get("state")
+            if (due or changed or (message["state"] != "playing" and message != told)) and self._is_ready():
                 next_position = loop.time() + POSITION_EVERY
                 self.send(message)
                 told = message

@@ -1,16 +1,12 @@
-"""Which second of the content a packet shows: the messages about it, and their way out."""
+"""Which second of the content a packet shows: the messages about it."""
 
 from __future__ import annotations
-
-import json
-from types import SimpleNamespace
 
 import pytest
 
 from ipfs_stream_nb.media.encoded import EncodedPacket
 from ipfs_stream_nb.webrtc.lane import TimedPacket
 from ipfs_stream_nb.webrtc.marks import Marker
-from ipfs_stream_nb.webrtc.reporting import MAX_BUFFERED, MAX_MARKS, Reporter
 
 
 def timed(ticks: int, time: float, *, preroll: bool = False) -> TimedPacket:
@@ -48,38 +44,3 @@ def test_marks_come_where_time_does_not_go_on(packets, expected):
 async def test_without_a_sender_there_are_no_marks():
     """Who reads a track by himself sees its packets' own timestamps."""
     assert Marker("video").mark(timed(0, 1.0)) is None
-
-
-class Channel:
-    """A data channel in the hands of the test."""
-
-    def __init__(self) -> None:
-        self.readyState, self.bufferedAmount = "connecting", 0
-        self.transport = SimpleNamespace(transport=SimpleNamespace(state="connected"))
-        self.sent: list[int] = []
-
-    def on(self, event, function) -> None:
-        if event == "open":
-            self.opened = function
-
-    def send(self, text: str) -> None:
-        self.sent.append(json.loads(text)["pts"])
-
-
-def test_marks_wait_for_the_channel():
-    """They are kept until it opens and while it is full, no more than so many, and go out in order."""
-    channel = Channel()
-    reporter = Reporter(channel, dict, dict, dict)
-    for pts in range(MAX_MARKS + 3):
-        reporter.mark({"pts": pts})
-    assert channel.sent == []
-    channel.readyState = "open"
-    channel.opened()
-    assert channel.sent == list(range(3, MAX_MARKS + 3))
-    channel.sent.clear()
-    channel.bufferedAmount = MAX_BUFFERED
-    reporter.mark({"pts": 100})
-    assert channel.sent == []
-    channel.bufferedAmount = 0
-    reporter.mark({"pts": 101})
-    assert channel.sent == [100, 101]

@@ -53,7 +53,8 @@ class Viewer:
         self.webrtc = Gst.ElementFactory.make("webrtcbin")
         self.webrtc.set_property("bundle-policy", GstWebRTC.WebRTCBundlePolicy.MAX_BUNDLE)
         self.webrtc.connect("pad-added", self.on_pad)
-        self.webrtc.connect("on-data-channel", self.on_channel)
+        # on-data-channel may come after the first messages, which are lost then
+        self.webrtc.connect("prepare-data-channel", self.on_channel)
         self.webrtc.connect("notify::ice-gathering-state", self.on_gathering)
         self.pipeline.add(self.webrtc)
         self.writing = threading.Lock()
@@ -149,8 +150,10 @@ class Viewer:
         self.tell("sound", levels=levels, time=buffer.pts / Gst.SECOND)
         return Gst.FlowReturn.OK
 
-    def on_channel(self, _, channel):
-        """Pass on what a data channel brings."""
+    def on_channel(self, _, channel, is_local):
+        """Pass on what a data channel of the other side brings."""
+        if is_local:
+            return
         channel.connect(
             "on-message-string",
             lambda _, text: self.tell("message", text=text, label=channel.get_property("label")),

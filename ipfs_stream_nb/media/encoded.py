@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 TrackKind = Literal["video", "audio"]
 Codec = Literal["h264", "vp8", "opus"]
+Payload = tuple[bytes, int, int]
+"""A head, and where the bytes of a packet that follow it begin and end."""
 
 BITS_PER_PIXEL: Final = 0.09
 """Of each frame, where no bit rate is known or asked for,"""
@@ -58,6 +60,8 @@ class EncodedPacket:
     duration: float
     """Seconds."""
     keyframe: bool
+    payloads: list[Payload] = field(default_factory=list, init=False, compare=False, repr=False)
+    """How it is cut for RTP, where that is the same for all viewers: filled in by the first one's sender."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,32 +9,36 @@ from __future__ import annotations
 import logging
 import secrets
 import struct
+import time
 from typing import Any, Final
 
 import aiortc
 from aiortc import RTCRtpSender
-from aiortc.clock import current_ntp_time
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import HeaderExtensions
 
+from ipfs_stream_nb.media.encoded import Payload
 from ipfs_stream_nb.webrtc.marks import sender_origin
-from ipfs_stream_nb.webrtc.rtp_bytes import as_retransmission, sequence_of, with_sequence
+from ipfs_stream_nb.webrtc.payloads import Packetizer
+from ipfs_stream_nb.webrtc.rtp_bytes import abs_send_time, as_retransmission, sequence_of, with_sequence
+from ipfs_stream_nb.webrtc.tracks import IPFSMediaStreamTrack
 
 KEPT: Final = 512
 """Packets that can be sent once more."""
 _HEADER: Final = struct.Struct("!BBHLL")
 _EXTENSIONS: Final = struct.Struct("!HH")
-_PRIVATE: Final = "_RTCRtpSender__"
-_NEEDED: Final = (
-    *("_next_encoded_frame", "_retransmit", "_ssrc", "_rtx_ssrc"),
-    *(
-        _PRIVATE + name
-        for name in (
-            *("mid", "rtp_header_extensions_map", "rtx_payload_type"),
-            *("ntp_timestamp", "rtp_timestamp", "octet_count", "packet_count"),
-        )
-    ),
+_NTP_EPOCH: Final = 2_208_988_800
+"""Seconds from 1900, where NTP's time begins, to 1970."""
+_MID, _EXTENSIONS_MAP, _RTX_TYPE, _NTP_TIME, _RTP_TIME, _OCTETS, _PACKETS = _OWN = tuple(
+    f"_RTCRtpSender__{name}"
+    for name in (
+        *("mid", "rtp_header_extensions_map", "rtx_payload_type"),
+        *("ntp_timestamp", "rtp_timestamp", "octet_count", "packet_count"),
+    )
 )
+_NEEDED: Final = ("_next_encoded_frame", "_retransmit", "_enabled", "_ssrc", "_rtx_ssrc", *_OWN)
+_SENT: Final = b"\xff\xff\xff"
+"""Where the time goes when a packet is sent: an extension's value of this kind that no other bytes of extensions can be."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +59,9 @@ class PacketSender:
             )
             return
         self._sender: Any = sender
+        self._state = vars(sender)
+        """aiortc's own, which its reports are made of."""
+        self._packetizer = Packetizer()
         self._next = sender._next_encoded_frame  # noqa: SLF001  # aiortc has no setting for any of it
         self._number = secrets.randbits(15)
         """The next sequence number; in the lower half at first, so that SRTP cannot mistake its first round (RFC 3711, section 3.3.1)."""
@@ -64,58 +71,73 @@ class PacketSender:
         """What is added to timestamps: aiortc's own number, since marks are made by that (Marker)."""
         self._kept: dict[int, bytes] = {}
         """By sequence number, modulo KEPT."""
+        self._usual: list[bytes] | None = None
+        """Header extensions of what has no loudness, split where abs-send-time is."""
         sender._next_encoded_frame = self._send_next  # type: ignore[method-assign]  # noqa: SLF001
         sender._retransmit = self._retransmit  # type: ignore[method-assign]  # noqa: SLF001
 
     async def _send_next(self, codec: RTCRtpCodecParameters) -> None:
-        frame = await self._next(codec)
-        if frame is None:
+        data, payloads, ticks, audio_level = await self._next_payloads(codec)
+        if not payloads:
             return
-        sender, ssrc = self._sender, self._sender._ssrc  # noqa: SLF001
+        sender, state, ssrc = self._sender, self._state, self._sender._ssrc  # noqa: SLF001
         if self._origin is None:
             self._origin = sender_origin() or secrets.randbits(32)
-        ntp = current_ntp_time()
-        extensions = self._extensions(ntp, frame.audio_level)
+        extensions = self._extensions(audio_level)
         first = 0x90 if extensions else 0x80
-        timestamp = (self._origin + frame.timestamp) & 0xFFFFFFFF
-        self._set("ntp_timestamp", ntp)
-        self._set("rtp_timestamp", timestamp)
-        kind, rest = codec.payloadType, len(frame.payloads)
+        timestamp = (self._origin + ticks) & 0xFFFFFFFF
+        state[_NTP_TIME], state[_RTP_TIME] = int((time.time() + _NTP_EPOCH) * (1 << 32)), timestamp
+        kind, rest, octets = codec.payloadType, len(payloads), 0
         assert kind is not None  # noqa: S101  # it was agreed upon
         send, kept = sender.transport._send_rtp, self._kept  # noqa: SLF001
-        for payload in frame.payloads:
+        for prefix, start, end in payloads:
             rest -= 1
             number = self._number
             head = _HEADER.pack(first, kind if rest else kind | 0x80, number, timestamp, ssrc)
-            kept[number % KEPT] = data = b"".join((head, extensions, payload))
+            kept[number % KEPT] = packet = b"".join((head, extensions, prefix, data[start:end]))
+            octets += len(prefix) + end - start
             self._number = number + 1 & 0xFFFF
-            await send(data)
-        self._set("octet_count", self._get("octet_count") + sum(map(len, frame.payloads)))
-        self._set("packet_count", self._get("packet_count") + len(frame.payloads))
+            await send(packet)
+        state[_OCTETS] += octets
+        state[_PACKETS] += len(payloads)
 
-    def _extensions(self, ntp: int, audio_level: int | None) -> bytes:
+    async def _next_payloads(
+        self, codec: RTCRtpCodecParameters
+    ) -> tuple[bytes, list[Payload], int, int | None]:
+        """What is to be sent next, of which bytes, with its timestamp and loudness: of a track of ours as it is, of any other as
+        aiortc encodes or cuts it."""
+        track, way = self._sender.track, self._packetizer.way(codec.mimeType)
+        if way is not None and isinstance(track, IPFSMediaStreamTrack) and track.track is None:
+            timed = await track.next()
+            payloads = way(timed.packet) if self._sender._enabled else []  # noqa: SLF001
+            return timed.packet.data, payloads, timed.ticks, None
+        frame = await self._next(codec)
+        if frame is None:
+            return b"", [], 0, None
+        return b"", [(one, 0, 0) for one in frame.payloads], frame.timestamp, frame.audio_level
+
+    def _extensions(self, audio_level: int | None) -> bytes:
         """The header extensions of a frame's packets, with a time: which waits is stamped anew when it goes."""
+        if audio_level is not None:
+            return self._with_values((False, -audio_level)).replace(_SENT, abs_send_time())
+        if self._usual is None:
+            self._usual = self._with_values(None).split(_SENT)
+        return abs_send_time().join(self._usual)
+
+    def _with_values(self, audio_level: tuple[bool, int] | None) -> bytes:
         values = HeaderExtensions(
-            abs_send_time=(ntp >> 14) & 0xFFFFFF,
-            mid=self._get("mid"),
-            audio_level=None if audio_level is None else (False, -audio_level),
+            abs_send_time=int.from_bytes(_SENT, "big"), mid=self._state[_MID], audio_level=audio_level
         )
-        profile, value = self._get("rtp_header_extensions_map").set(values)
+        profile, value = self._state[_EXTENSIONS_MAP].set(values)
         return _EXTENSIONS.pack(profile, len(value) // 4) + value if value else b""
 
     async def _retransmit(self, sequence_number: int) -> None:
         data = self._kept.get(sequence_number % KEPT)
         if data is None or sequence_of(data) != sequence_number:
             return
-        payload_type = self._get("rtx_payload_type")
+        payload_type = self._state[_RTX_TYPE]
         if payload_type is not None:
             data = as_retransmission(data, payload_type, self._sender._rtx_ssrc)  # noqa: SLF001
             data = with_sequence(data, self._repeats)
             self._repeats = self._repeats + 1 & 0xFFFF
         await self._sender.transport._send_rtp(data)  # noqa: SLF001
-
-    def _get(self, name: str) -> Any:
-        return getattr(self._sender, _PRIVATE + name)
-
-    def _set(self, name: str, value: int) -> None:
-        setattr(self._sender, _PRIVATE + name, value)

@@ -118,7 +118,7 @@ class Playback:
 
     def prepare(self) -> None:
         """Begin to read, so that the first packets are there when they are asked for."""
-        if not self._closed:
+        if not (self._closed or self._fed):
             self._fed = True
             for lane in self._lanes.values():
                 lane.feed()
@@ -226,7 +226,7 @@ class Playback:
     def _lane(self, kind: TrackKind) -> Lane:
         """The lane of a kind, of the rendition that is to play. Raises StreamEndedError, and what playback failed with."""
         lane = self._lanes.get(kind)
-        if lane is not None and kind == "video" and self.error is None:
+        if lane is not None and kind == "video" and self.renditions.switching and self.error is None:
             try:
                 lane = self._lanes[kind] = self.renditions.take_over(lane, self.position) or lane
             except Exception as error:  # noqa: BLE001  # whatever the source raises

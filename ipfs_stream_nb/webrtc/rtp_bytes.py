@@ -86,8 +86,13 @@ def restamped(data: bytes, extension_id: int) -> bytes:
     at = find_extension(data, extension_id, 3)
     if at is None:
         return data
+    return data[:at] + abs_send_time() + data[at + 3 :]
+
+
+def abs_send_time() -> bytes:
+    """The value of the header extension of that name, of now."""
     # NTP's epoch is a multiple of 64 s away from Unix's, which is where this wraps
-    return data[:at] + (int(time.time() * (1 << 18)) & 0xFFFFFF).to_bytes(3, "big") + data[at + 3 :]
+    return (int(time.time() * (1 << 18)) & 0xFFFFFF).to_bytes(3, "big")
 
 
 def as_retransmission(data: bytes, payload_type: int, ssrc: int) -> bytes:

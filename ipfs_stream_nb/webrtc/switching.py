@@ -95,6 +95,11 @@ class Renditions:
         """Seconds that are read ahead of the viewer."""
         return AHEAD if self.aim is None else LIVE_AHEAD
 
+    @property
+    def switching(self) -> bool:
+        """Whether another one is read, to take over."""
+        return self._switch is not None
+
     def want(self, rendition: Rendition | None, aim: Aim | None) -> bool:
         """Have another one from now on. Whether it is another one."""
         if rendition == self.wanted and (aim is None) == (self.aim is None):

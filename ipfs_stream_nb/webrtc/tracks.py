@@ -123,19 +123,35 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
 
     async def recv(self) -> Packet[Any] | Frame:
         """The next packet, once it is due; of a relayed track whatever it gives. Raises MediaStreamError at the end."""
+        return self._packet(await self.next()) if self.track is None else await self._relayed(self.track)
+
+    async def _relayed(self, track: MediaStreamTrack) -> Packet[Any] | Frame:
         if self.readyState != "live":
             raise MediaStreamError
         try:
-            if self.track is not None:
-                frame = await self.track.recv()
-                self._sent(len(bytes(frame)) if isinstance(frame, Packet) else 0, 0.0)
-                return frame
+            frame: Packet[Any] | Frame = await track.recv()
+        except MediaStreamError:
+            self.stop()
+            raise
+        except Exception as error:
+            self._fail(error)
+            raise MediaStreamError(str(error)) from error
+        if self.readyState != "live":  # stopped meanwhile
+            raise MediaStreamError
+        self._sent(len(bytes(frame)) if isinstance(frame, Packet) else 0, 0.0)
+        return frame
+
+    async def next(self) -> TimedPacket:
+        """What `recv` makes an av packet of, of a track that relays none. Raises MediaStreamError at the end."""
+        if self.readyState != "live":
+            raise MediaStreamError
+        try:
             if self.playback is None:
                 self.playback = await self._open()
                 if self._encoding is not None:
                     self.set_encoding_parameters(*self._encoding)
             timed = await self.playback.next(track_kind(self.kind))
-        except (StreamEndedError, MediaStreamError):
+        except StreamEndedError:
             self.stop()
             raise MediaStreamError from None
         except Exception as error:
@@ -147,7 +163,7 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
             self._on_mark(mark)
             await asyncio.sleep(0)  # the message goes out first
         self._sent(len(timed.packet.data), timed.latency)
-        return self._packet(timed)
+        return timed
 
     @property
     def facts(self) -> EncodedTrack | None:

@@ -132,7 +132,7 @@ def test_numbers_and_times_wrap(first, origin, ticks, sizes):
         sender._RTCRtpSender__transport = Transport()
         packets._number, packets._origin = first, origin
         packets._next = lambda _codec: _frame(sizes, ticks)
-        await sender._next_encoded_frame(type("Codec", (), {"payloadType": 97}))
+        await sender._next_encoded_frame(type("Codec", (), {"payloadType": 97, "mimeType": "video/VP8"}))
         await sender._retransmit(first)
         sender._RTCRtpSender__rtx_payload_type = 98
         for _ in range(2):

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
+from listening import stop_accepting
+
 PIECE = 64 * 1024
 _TOLD = re.compile(rb'"(durable|offset)": ?(\d+)')
 
@@ -61,6 +63,7 @@ class CuttingProxy:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
+        await stop_accepting(self._server)
         self._server.close()
         for task in self._tasks:
             task.cancel()

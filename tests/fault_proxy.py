@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
+from listening import stop_accepting
+
 PIECE = 64 * 1024
 
 
@@ -75,6 +77,7 @@ class FaultProxy:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
+        await stop_accepting(self._server)
         self._server.close()
         for task in self._connections:
             task.cancel()

@@ -24,6 +24,7 @@ import pytest
 
 from kubo import Kubo
 from link.namespaces import LinkUnavailableError, Namespace, ip
+from listening import stop_accepting
 
 DELAYS = (0.0, 0.1, 0.2)
 """Of the far nodes: seconds that every byte takes, either way. A busy machine does not blur them."""
@@ -116,32 +117,30 @@ class Relay:
             task = asyncio.create_task(self._connection(reader, writer))
             connections.add(task)
             task.add_done_callback(connections.discard)
+            task.add_done_callback(lambda _: writer.transport.abort())
 
         server = await asyncio.start_server(accept, sock=self._socket, limit=CHUNK)
         await self._ends.wait()
+        await stop_accepting(server)
         server.close()
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.sleep(0)  # aborted transports are closed
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers = [writer]
-        try:
-            with contextlib.suppress(OSError):
-                far_reader, far_writer = await asyncio.open_connection(*self._target, limit=CHUNK)
-                writers.append(far_writer)
-                ways = [(reader, far_writer, "to_target"), (far_reader, writer, "from_target")]
-                tasks = [asyncio.ensure_future(self._way(*way)) for way in ways]
-                try:
-                    # a side that ends or fails takes the other with it
-                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for task in tasks:
-                        task.cancel()
-                    await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            for one in writers:
-                one.transport.abort()
+        with contextlib.suppress(OSError):
+            far_reader, far_writer = await asyncio.open_connection(*self._target, limit=CHUNK)
+            ways = [(reader, far_writer, "to_target"), (far_reader, writer, "from_target")]
+            tasks = [asyncio.ensure_future(self._way(*way)) for way in ways]
+            try:
+                # a side that ends or fails takes the other with it
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                far_writer.transport.abort()
 
     async def _way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: str) -> None:
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_UNDER_WAY)

@@ -20,6 +20,8 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, StaticFileHandler
 
+from listening import stop_accepting
+
 STATIC = Path(__file__).parents[2] / "ipfs_stream_nb" / "widgets" / "static"
 BASE = "/hub/a%40b/"
 
@@ -181,13 +183,18 @@ class Relay:
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{self._path}"
         started.set()
         await self._stop.wait()
+        await stop_accepting(server)
         server.close()
-        self._cut_all()
-        await asyncio.sleep(0.05)
+        self.closed = True
+        own = asyncio.current_task()
+        while others := asyncio.all_tasks() - {own}:
+            self._cut_all()
+            await asyncio.wait(others, timeout=0.02)
+        await asyncio.sleep(0)  # aborted transports are closed
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             self._note(head)
             if not self.closed:

@@ -26,6 +26,7 @@ from ipfs_stream_nb.errors import (
     UnreachableError,
 )
 from kubo import free_ports
+from listening import stop_accepting
 
 NOBODY = RetrievalSettings(gateways=(), routers=())
 
@@ -54,6 +55,7 @@ async def silent_listener():
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
+        await stop_accepting(server)
         ended.set()
         server.close()
         await server.wait_closed()

@@ -8,6 +8,7 @@ import contextlib
 import pytest
 
 from kubo_nodes import node_of, rpc_of
+from listening import stop_accepting
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ async def stand_in():
                 writer.transport.abort()
 
             async def end():
+                await stop_accepting(server)
                 server.close()
                 for connection in connections:
                     connection.cancel()

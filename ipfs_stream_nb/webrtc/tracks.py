@@ -18,6 +18,7 @@ from ipfs_stream_nb.content.node import Node
 from ipfs_stream_nb.errors import BadRequestError, IPFSStreamError
 from ipfs_stream_nb.media.encoded import Aim, EncodedSource, EncodedTrack, TrackKind
 from ipfs_stream_nb.webrtc.buffer import StreamEndedError
+from ipfs_stream_nb.webrtc.clock import now
 from ipfs_stream_nb.webrtc.lane import CLOCK_RATES, TimedPacket
 from ipfs_stream_nb.webrtc.marks import Marker
 from ipfs_stream_nb.webrtc.playback import Playback
@@ -222,25 +223,25 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
         self.stop()
 
     def _sent(self, size: int, latency: float) -> None:
-        now = asyncio.get_running_loop().time()
+        at = now()
         self._frames_sent += 1
         self._bytes_sent += size
         self._latency += (latency - self._latency) / min(self._frames_sent, 30)
-        self._recent.append((now, size))
+        self._recent.append((at, size))
         self._recent_bytes += size
-        self._forget_old(now)
+        self._forget_old(at)
         if self._frames_sent == 1:
             self._on_first()
 
-    def _forget_old(self, now: float) -> None:
-        while self._recent and now - self._recent[0][0] > BITRATE_SECONDS:
+    def _forget_old(self, at: float) -> None:
+        while self._recent and at - self._recent[0][0] > BITRATE_SECONDS:
             self._recent_bytes -= self._recent.popleft()[1]
 
     def get_stats(self) -> dict[str, Any]:
         """frames_sent, frames_dropped, bytes_sent, bitrate (bit/s over the last second) and latency (mean seconds that packets
         were late)."""
         if self._recent:
-            self._forget_old(asyncio.get_running_loop().time())
+            self._forget_old(now())
         return {
             "frames_sent": self._frames_sent,
             "frames_dropped": self._frames_dropped + self._left_out,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ipfs_stream_nb.webrtc import clock
 from webrtc.packet_source import Sources, clip
 
 
@@ -34,11 +36,12 @@ class Leap:
 
 
 @pytest.fixture
-async def own_time() -> None:
+async def own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time of the loop's own, in which no machine is slow: for tests of clocks. Sockets and threads have no part in it."""
     loop: Any = asyncio.get_running_loop()
     leap = Leap(loop)
     loop.time, loop._selector = leap.time, leap
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=leap.time))
 
 
 @pytest.fixture

@@ -273,7 +273,8 @@ class TransportController:
     def _pace(self) -> float:
         assert self._rate is not None  # noqa: S101  # for the type alone
         pace = self._rate * self._factor
-        return self._rate * self._rush if self.queue_bytes * 8 > pace * RUSH_SECONDS else pace
+        much = self._drain is not None and self.queue_bytes * 8 > pace * RUSH_SECONDS
+        return self._rate * self._rush if much else pace
 
     @property
     def _is_full(self) -> bool:

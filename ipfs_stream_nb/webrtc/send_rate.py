@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,6 +39,8 @@ QUEUE: Final = 0.1
 """Seconds that packets may stand in the pacer, before less is encoded."""
 LOSSY: Final = 0.02
 """Share of packets lost from which on those that are asked for are sent twice, and waited for."""
+OVERFLOW_SECONDS: Final = 1.5
+"""After a queue, in which what is known to be lost may be what had no room in it: to wait for that would be a freeze by itself."""
 LEAST_SHARE: Final = 0.5
 """Of the estimate that is encoded at the least, while the pacer's queue is emptied."""
 _log = logging.getLogger(__name__)
@@ -72,6 +75,8 @@ class SendRate:
         self.transport.set_rate(start)
         self._began = self._next_report = self._next_sample = time.monotonic()
         self._playout = PlayoutDelay()
+        self._queued = -math.inf
+        """When packets last stood in the path's queue."""
         self._silent = False
         self._looks: WeakKeyDictionary[SentTrack, _Look] = WeakKeyDictionary()
 
@@ -123,9 +128,13 @@ class SendRate:
         """Where the path loses packets without being full of ours, have pictures wait for those that are repeated; where the path is
         not full at all, repeat them twice."""
         estimator = self.estimator
-        lossy = estimator.packet_loss > LOSSY and estimator.queue_delay < QUEUE
+        queued = estimator.queue_delay >= QUEUE
+        if queued:
+            self._queued = now
+        lossy = estimator.packet_loss > LOSSY and not queued
         self.transport.repeats = 2 if lossy else 1
-        lossy = lossy or estimator.reason == "competition"
+        overflowed = now - self._queued < OVERFLOW_SECONDS
+        lossy = (lossy and not overflowed) or estimator.reason == "competition"
         self._playout.update(now, estimator.rtt + estimator.queue_delay, lossy=lossy)
         self.transport.stamper.playout_delay = self._playout.seconds
 

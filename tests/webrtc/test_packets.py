@@ -7,6 +7,7 @@ import logging
 import time
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection
@@ -96,6 +97,27 @@ async def test_what_was_lost_comes_once_more():
             wanted.sequence_number, wanted.timestamp, wanted.payload, wanted.marker,
         )  # fmt: skip
     assert again[1].sequence_number == again[0].sequence_number + 1
+
+
+async def test_the_rest_of_a_picture_that_is_given_up_stays_here():
+    """Where its video begins anew while a picture waits for room, no more of that picture goes out: the new one does."""
+    async with Pair() as pair:
+        pair.track.playback = SimpleNamespace(restarts=0)
+        pair.controller.set_rate(100_000)
+        pair.track.give(60_000, 500)
+        await pair.until(lambda: pair.controller._video.bytes > pair.controller._limit)
+        pair.track.playback.restarts += 1
+        pair.controller.drop_video(pair.video._ssrc)
+        pair.controller.set_rate(None)
+        await pair.until(lambda: any(one.marker for one in pair.of(pair.video._ssrc)))
+        report = await pair.video.getStats()
+        *old, new = pair.of(pair.video._ssrc)
+    assert new.timestamp != old[0].timestamp
+    assert {one.timestamp for one in old} == {old[0].timestamp}
+    assert len(new.payload) < 600
+    assert sum(len(one.payload) for one in old) < 30_000
+    (sent,) = [one for one in report.values() if one.type == "outbound-rtp"]
+    assert sent.packetsSent == (new.sequence_number - old[0].sequence_number) % (1 << 16) + 1
 
 
 async def test_frames_that_aiortc_encodes_pass_the_same_way():

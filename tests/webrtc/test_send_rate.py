@@ -6,12 +6,14 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import RtcpPsfbPacket, RtcpRtpfbPacket, pack_remb_fci
 
 from ipfs_stream_nb.webrtc.manager import WebRTCStreamingManager
+from ipfs_stream_nb.webrtc.send_rate import OVERFLOW_SECONDS, QUEUE
 from ipfs_stream_nb.webrtc.slots import PeerLimits
 from ipfs_stream_nb.webrtc.tracks import BITRATE_SECONDS
 from webrtc.packet_source import Sources, clip
@@ -239,6 +241,26 @@ async def test_tracks_that_are_removed_say_nothing():
             await rate._read_reports(time.monotonic())
         assert manager.peer(pc_id).media.tracks == {}
         assert rate.estimator.target >= target
+
+
+async def test_what_a_queue_had_no_room_for_is_not_waited_for(monkeypatch):
+    """Losses that a full queue made are repeated and let go; only where packets are lost without one are pictures kept longer."""
+    async with watched(feedback=True) as (_, manager, pc_id, _heard):
+        rate = manager.peer(pc_id)._rate
+
+        def look(after: float, packet_loss: float, queue_delay: float) -> tuple[int, float | None]:
+            path = SimpleNamespace(packet_loss=packet_loss, queue_delay=queue_delay, rtt=0.05, reason="delay")
+            with monkeypatch.context() as patched:
+                patched.setattr(rate, "estimator", path)
+                rate._follow_loss(began + after)
+            return rate.transport.repeats, rate.transport.stamper.playout_delay
+
+        began = time.monotonic() + OVERFLOW_SECONDS
+        assert look(0.0, 0.1, QUEUE) == (1, None)
+        assert look(0.1, 0.1, QUEUE / 2) == (2, None)
+        assert look(OVERFLOW_SECONDS - 0.1, 0.1, 0.0) == (2, None)
+        assert look(OVERFLOW_SECONDS + 0.1, 0.0, 0.0) == (1, None)
+        assert look(OVERFLOW_SECONDS + 0.2, 0.1, 0.0) == (2, pytest.approx(0.3))
 
 
 async def test_a_look_that_fails_is_not_the_last(monkeypatch, caplog):

@@ -107,8 +107,8 @@ class PacketSender:
     @property
     def _restarts(self) -> int:
         """How often the video of a track of ours has begun anew."""
-        playback = getattr(self._sender.track, "playback", None)
-        return 0 if playback is None else playback.restarts
+        restarts: int = getattr(getattr(self._sender.track, "playback", None), "restarts", 0)
+        return restarts
 
     async def _next_payloads(
         self, codec: RTCRtpCodecParameters

@@ -109,7 +109,7 @@ class TransportController:
         self._closed = False
         self._inner_send = dtls._send_rtp  # noqa: SLF001  # no other place sees all packets
         self._inner_rtcp = dtls._handle_rtcp_data  # noqa: SLF001
-        dtls._send_rtp = self._send  # type: ignore[method-assign]  # noqa: SLF001
+        dtls._send_rtp = self._send  # type: ignore[method-assign,assignment]  # noqa: SLF001
         dtls._handle_rtcp_data = self._handle_rtcp  # type: ignore[method-assign]  # noqa: SLF001
 
     # -- settings
@@ -209,16 +209,17 @@ class TransportController:
 
     # -- sending
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes) -> bool:
+        """False: its stream was dropped while this waited for room, and what belongs to the packet is of no use."""
         stream = None if is_rtcp(data) else self._negotiation.streams.get(ssrc_of(data))
         if stream is None or self._closed:
             await self._inner_send(data)
-            return
+            return True
         now = time.monotonic()
         lane = self._lane_of(data, stream)
         if lane is self._retransmissions and not self._may_repeat(data, stream, now):
             self.stats.retransmissions_dropped += 1
-            return
+            return True
         if lane is self._retransmissions:
             for _ in range(self.repeats - 1 if stream.kind == "retransmission" else 0):
                 lane.put(data, stream, now)
@@ -227,13 +228,16 @@ class TransportController:
             await self._transmit(data, stream, now, None)
             if lane.packets:
                 self._start()
-            return
+            return True
+        key = stream.rtx_ssrc or ssrc_of(data)
+        given_up = self._given_up.get(key)
         lane.put(data, stream, now)
         self._start()
         # who answers a NACK must not wait: it is the task that receives
         while lane is not self._retransmissions and lane.bytes > self._limit and not self._closed:
             lane.room.clear()
             await lane.room.wait()
+        return self._given_up.get(key) is given_up
 
     def _lane_of(self, data: bytes, stream: Stream) -> Lane:
         if stream.kind == "retransmission":

@@ -90,25 +90,19 @@ class PacketSender:
         kind, rest, octets = codec.payloadType, len(payloads), 0
         assert kind is not None  # noqa: S101  # it was agreed upon
         send, kept = sender.transport._send_rtp, self._kept  # noqa: SLF001
-        restarts = self._restarts
         for prefix, start, end in payloads:
-            if self._restarts != restarts:  # while this waited: its picture is given up, a new one comes
-                break
             rest -= 1
             number = self._number
             head = _HEADER.pack(first, kind if rest else kind | 0x80, number, timestamp, ssrc)
             kept[number % KEPT] = packet = b"".join((head, extensions, prefix, data[start:end]))
             octets += len(prefix) + end - start
             self._number = number + 1 & 0xFFFF
-            await send(packet)
+            if (
+                await send(packet) is False
+            ):  # its video was dropped while this waited: the picture is given up
+                break
         state[_OCTETS] += octets
         state[_PACKETS] += len(payloads) - rest
-
-    @property
-    def _restarts(self) -> int:
-        """How often the video of a track of ours has begun anew."""
-        restarts: int = getattr(getattr(self._sender.track, "playback", None), "restarts", 0)
-        return restarts
 
     async def _next_payloads(
         self, codec: RTCRtpCodecParameters

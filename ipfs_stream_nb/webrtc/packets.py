@@ -97,9 +97,8 @@ class PacketSender:
             kept[number % KEPT] = packet = b"".join((head, extensions, prefix, data[start:end]))
             octets += len(prefix) + end - start
             self._number = number + 1 & 0xFFFF
-            if (
-                await send(packet) is False
-            ):  # its video was dropped while this waited: the picture is given up
+            # False: its video was dropped while this waited, and the picture is given up
+            if await send(packet) is False:
                 break
         state[_OCTETS] += octets
         state[_PACKETS] += len(payloads) - rest

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
@@ -35,6 +35,7 @@ BITRATES: Final = (10_000, 100_000_000)
 AT_ONCE: Final = 0.5
 """Of what is sent: a rendition of less than that takes the place of the one before before its time, which is lost anyway."""
 _TIME_BASES: Final = {kind: Fraction(1, rate) for kind, rate in CLOCK_RATES.items()}
+_Given = TypeVar("_Given")
 _log = logging.getLogger(__name__)
 
 
@@ -127,32 +128,33 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
         return self._packet(await self.next()) if self.track is None else await self._relayed(self.track)
 
     async def _relayed(self, track: MediaStreamTrack) -> Packet[Any] | Frame:
-        if self.readyState != "live":
-            raise MediaStreamError
-        try:
-            frame: Packet[Any] | Frame = await track.recv()
-        except MediaStreamError:
-            self.stop()
-            raise
-        except Exception as error:
-            self._fail(error)
-            raise MediaStreamError(str(error)) from error
-        if self.readyState != "live":  # stopped meanwhile
-            raise MediaStreamError
+        frame: Packet[Any] | Frame = await self._while_live(track.recv)
         self._sent(len(bytes(frame)) if isinstance(frame, Packet) else 0, 0.0)
         return frame
 
     async def next(self) -> TimedPacket:
         """What `recv` makes an av packet of, of a track that relays none. Raises MediaStreamError at the end."""
+        timed = await self._while_live(self._timed)
+        if (mark := self._marker.mark(timed)) is not None:
+            self._on_mark(mark)
+            await asyncio.sleep(0)  # the message goes out first
+        self._sent(len(timed.packet.data), timed.latency)
+        return timed
+
+    async def _timed(self) -> TimedPacket:
+        if self.playback is None:
+            self.playback = await self._open()
+            if self._encoding is not None:
+                self.set_encoding_parameters(*self._encoding)
+        return await self.playback.next(track_kind(self.kind))
+
+    async def _while_live(self, give: Callable[[], Awaitable[_Given]]) -> _Given:
+        """What `give` gives; its end and its failures are the track's."""
         if self.readyState != "live":
             raise MediaStreamError
         try:
-            if self.playback is None:
-                self.playback = await self._open()
-                if self._encoding is not None:
-                    self.set_encoding_parameters(*self._encoding)
-            timed = await self.playback.next(track_kind(self.kind))
-        except StreamEndedError:
+            given = await give()
+        except (StreamEndedError, MediaStreamError):
             self.stop()
             raise MediaStreamError from None
         except Exception as error:
@@ -160,11 +162,7 @@ class IPFSMediaStreamTrack(MediaStreamTrack):
             raise MediaStreamError(str(error)) from error
         if self.readyState != "live":  # stopped meanwhile
             raise MediaStreamError
-        if (mark := self._marker.mark(timed)) is not None:
-            self._on_mark(mark)
-            await asyncio.sleep(0)  # the message goes out first
-        self._sent(len(timed.packet.data), timed.latency)
-        return timed
+        return given
 
     @property
     def facts(self) -> EncodedTrack | None:
